@@ -1,0 +1,191 @@
+"""TOML -> frozen Settings. Every limit of the product is here, once, with its unit in its name.
+
+Sizes are written as "1.25 GiB" or as a plain number of bytes; paths are relative to the config file.
+An engine whose section is missing is simply not configured; jobs that need it are refused.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+
+from coscheduler.errors import InvalidInput
+
+Positive = Annotated[int, Field(gt=0)]
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServerSettings(_Section):
+    """Where the daemon listens and how much a client may ask of it at once."""
+
+    listen: str = ""  # "" = a unix socket below the runtime directory; or "127.0.0.1:PORT"
+    message_bytes_max: Positive = 4 * MIB
+    chunk_bytes: Positive = 256 * 1024
+    keepalive_ms: Positive = 30_000
+    drain_ms_max: Positive = 30_000
+    watchers_max: Positive = 256
+
+
+class StoreSettings(_Section):
+    """Durable jobs and artifacts."""
+
+    data_dir: Path | None = None  # None = the user's data directory
+    artifact_bytes_max: ByteSize = ByteSize(4 * GIB)
+    disk_free_bytes_min: ByteSize = ByteSize(256 * MIB)
+    recording_ms_min: Positive = 100
+    recording_ms_max: Positive = 12 * 3_600_000
+
+
+class DeviceSettings(_Section):
+    """The memory that is shared out. `memory_cap` 0 means: all that the device has."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    index: Annotated[int, Field(ge=0)] = 0
+    memory_cap: ByteSize = ByteSize(0)
+    headroom: ByteSize = ByteSize(256 * MIB)
+    compute_slots: Positive = 2
+    gpu_processes_max: Positive = 3
+    threads: Positive = 2  # per engine, for math libraries on the CPU
+
+
+class SchedulingSettings(_Section):
+    """Classes, ageing, bounds."""
+
+    queue_max: Positive = 256
+    attempts_max: Positive = 3
+    ageing_ms: Positive = 60_000  # one class step is worth this much waiting
+    keep_alive_ms: Positive = 300_000
+    release_ms_max: Positive = 5_000
+    cancel_ms_max: Positive = 10_000
+    start_ms_max: Positive = 120_000
+    load_ms_max: Positive = 600_000
+    slice_ms_max: Positive = 600_000  # a child silent for longer is ended
+
+
+class SeparationSettings(_Section):
+    """SAM-Audio: a folder with config.json and checkpoint.pt, and a T5 encoder folder."""
+
+    model: Path
+    text_encoder: Path
+    precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)
+    window_ms: Positive = 30_000
+    prepared_dir: Path | None = None  # None = below the store
+
+
+class TranscriptionSettings(_Section):
+    """WhisperX: a CTranslate2 Whisper folder, aligners by language, a diarization folder."""
+
+    model: Path
+    aligners: dict[str, Path] = {}
+    diarizer: Path | None = None  # None = no speakers
+    compute_types: tuple[Literal["float32", "float16", "int8", "int8_float16"], ...] = ("float32",)
+    batch_sizes: tuple[Positive, ...] = (8, 4, 1)
+    beam_size: Positive = 5
+    vad_onset: float = 0.5
+    vad_offset: float = 0.363
+    chunk_ms: Positive = 30_000
+
+
+class AnalysisSettings(_Section):
+    """llama.cpp: a GGUF file and the cap on its KV cache."""
+
+    model: Path
+    kv_cache_max: ByteSize = ByteSize(1280 * MIB)
+    n_ctx_max: Positive = 8192
+    n_ctx_min: Positive = 512
+    kv_types: tuple[Literal["f16", "q8_0", "q4_0"], ...] = ("f16",)
+    n_gpu_layers: int = 999  # more than there are = all; ignored on the CPU
+    n_batch: Positive = 512
+    use_mmap: bool = False
+
+
+class Settings(_Section):
+    """The whole config file."""
+
+    server: ServerSettings = ServerSettings()
+    store: StoreSettings = StoreSettings()
+    device: DeviceSettings = DeviceSettings()
+    scheduling: SchedulingSettings = SchedulingSettings()
+    separation: SeparationSettings | None = None
+    transcription: TranscriptionSettings | None = None
+    analysis: AnalysisSettings | None = None
+
+    @property
+    def listen_address(self) -> str:
+        """Either `unix:PATH` or `127.0.0.1:PORT`."""
+        return self.server.listen or default_address()
+
+    @property
+    def data_dir(self) -> Path:
+        """The store's folder."""
+        return self.store.data_dir or default_data_dir()
+
+
+def default_address() -> str:
+    """A unix socket in the user's runtime directory, or in the temp directory, one for each user."""
+    runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
+    folder = Path(runtime_dir) if runtime_dir else Path("/tmp") / f"coscheduler-{os.getuid()}"
+    return f"unix:{folder / 'coscheduler.sock'}"
+
+
+def default_data_dir() -> Path:
+    """Where the store lives unless the config says otherwise (the XDG data directory)."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "coscheduler"
+
+
+def load(path: Path) -> Settings:
+    """Read a config file. Raises InvalidInput CONFIG_MISSING, CONFIG_SYNTAX or CONFIG_INVALID."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInput(
+            "CONFIG_MISSING", f"cannot read config {path}: {error.strerror}", path=path
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput("CONFIG_SYNTAX", f"{path} is not TOML: {error}", path=path) from None
+    return parse(raw, base_dir=path.resolve().parent)
+
+
+def parse(raw: dict[str, Any], base_dir: Path) -> Settings:
+    """Check a config that is already a dict. Raises InvalidInput CONFIG_INVALID with the field."""
+    try:
+        settings = Settings.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(
+            "CONFIG_INVALID", f"config: {where}: {first['msg']}", field=where
+        ) from None
+    return _resolve(settings, base_dir)
+
+
+def _resolve(settings: Settings, base_dir: Path) -> Settings:
+    """Make every path absolute (relative to the config file, `~` expanded) and fill in defaults."""
+    updates = {key: _resolve_section(value, base_dir) for key, value in settings}
+    if updates["store"].data_dir is None:
+        updates["store"] = updates["store"].model_copy(update={"data_dir": default_data_dir()})
+    separation = updates["separation"]
+    if separation is not None and separation.prepared_dir is None:
+        prepared_dir = updates["store"].data_dir / "prepared"
+        updates["separation"] = separation.model_copy(update={"prepared_dir": prepared_dir})
+    return settings.model_copy(update=updates)
+
+
+def _resolve_section(section: Any, base_dir: Path) -> Any:
+    if section is None:
+        return None
+    changes: dict[str, Any] = {}
+    for key, value in section:
+        if isinstance(value, Path):
+            changes[key] = base_dir / value.expanduser()
+        elif isinstance(value, dict):
+            changes[key] = {name: base_dir / path.expanduser() for name, path in value.items()}
+    return section.model_copy(update=changes)

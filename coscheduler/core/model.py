@@ -1,0 +1,241 @@
+"""The nouns of the scheduler: plain frozen data, integers in bytes and milliseconds.
+
+Nothing here decides anything; `scheduler.py` does. Times are milliseconds of the daemon's clock since
+the Unix epoch, so that they mean the same after a restart.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+
+class Priority(IntEnum):
+    """A job's class. A higher class goes first; ageing lets everything run at last."""
+
+    BATCH = 0
+    NORMAL = 1
+    INTERACTIVE = 2
+
+
+class StageKind(StrEnum):
+    """What a stage does to its input."""
+
+    SEPARATE = "separate"
+    TRANSCRIBE = "transcribe"
+    ANALYZE = "analyze"
+
+
+class EngineName(StrEnum):
+    """Which engine process carries a stage out."""
+
+    SEPARATION = "separation"
+    TRANSCRIPTION = "transcription"
+    ANALYSIS = "analysis"
+
+
+ENGINE_OF: dict[StageKind, EngineName] = {
+    StageKind.SEPARATE: EngineName.SEPARATION,
+    StageKind.TRANSCRIBE: EngineName.TRANSCRIPTION,
+    StageKind.ANALYZE: EngineName.ANALYSIS,
+}
+
+
+class Line(StrEnum):
+    """What a byte of device memory is held for."""
+
+    CONTEXT = "context"  # libraries, thread pools, the CUDA context: gone only with the process
+    WEIGHTS = "weights"
+    SLOTS = "slots"  # static staging buffers for streamed layers
+    KV_CACHE = "kv_cache"
+    HIDDEN_STATE = "hidden_state"
+    WORKSPACE = "workspace"  # activations and scratch of a running stage
+    SLACK = "slack"  # measured above the prediction: charged, and explained
+
+
+@dataclass(frozen=True)
+class LineBytes:
+    """So many bytes on one ledger line."""
+
+    line: Line
+    bytes: int
+
+
+Lines = tuple[LineBytes, ...]
+
+
+def total_bytes(lines: Iterable[LineBytes]) -> int:
+    """Sum of the lines, bytes."""
+    return sum(entry.bytes for entry in lines)
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """Device bytes held only while a stage runs: fixed + per second of audio, up to `seconds_max`.
+
+    An engine that works in windows stops growing at its window, which is what `seconds_max` says.
+    """
+
+    line: Line
+    fixed_bytes: int
+    bytes_per_second: int = 0
+    seconds_max: int = 0
+
+    def at(self, duration_ms: int) -> LineBytes:
+        """The line for a recording of `duration_ms`; the last started second counts in full."""
+        seconds = min(-(-duration_ms // 1000), self.seconds_max)
+        return LineBytes(self.line, self.fixed_bytes + self.bytes_per_second * seconds)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of an engine's weights that can be on the device by itself (one transformer layer)."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way for an engine to be in memory.
+
+    `resident` is held from load to unload and does not include the context; `run` is held on top of
+    it while a stage runs. `quality_tier` 0 is the best; only a lower tier may change the output in a
+    way that a listener or reader could notice. `settings_json` is the engine's own note on how to
+    load itself this way; the core never reads it.
+    """
+
+    name: str
+    resident: Lines
+    run: tuple[RunLine, ...]
+    quality_tier: int
+    load_ms: int
+    run_ms_per_second: int
+    slice_ms_max: int
+    host_bytes: int = 0
+    settings_json: str = "{}"
+
+    def run_lines(self, duration_ms: int) -> Lines:
+        """What running one stage over `duration_ms` of audio holds beside `resident`."""
+        return tuple(line.at(duration_ms) for line in self.run)
+
+    def peak_bytes(self, duration_ms: int) -> int:
+        """Predicted peak of the option without the context, bytes."""
+        return total_bytes(self.resident) + total_bytes(self.run_lines(duration_ms))
+
+
+@dataclass(frozen=True)
+class EngineDescription:
+    """What an engine says of itself from file headers alone, before any device memory is taken.
+
+    `options` stand in the engine's order of preference. `context_bytes` is an estimate until the
+    first start has been measured.
+    """
+
+    engine: EngineName
+    model: str
+    options: tuple[Option, ...]
+    context_bytes: int
+    segments: tuple[Segment, ...] = ()
+
+
+class StageState(StrEnum):
+    """PENDING -> (LOADING ->) RUNNING -> one of the last three."""
+
+    PENDING = "pending"
+    LOADING = "loading"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class JobState(StrEnum):
+    """QUEUED -> RUNNING -> SUCCEEDED | FAILED, or through CANCELLING to CANCELLED."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """True when nothing more will happen to the job."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(frozen=True)
+class InputRef:
+    """Where a stage takes its input from: an artifact, or an output of a stage.
+
+    Exactly one of `artifact` and (`job`, `role`) is set. `job` may be the stage's own job; `role` is
+    "target", "residual" or "transcript".
+    """
+
+    artifact: str = ""
+    job: str = ""
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One file that a stage wrote, kept as an artifact. `role` says what it is ("target", "srt")."""
+
+    role: str
+    artifact: str
+    filename: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job or stage failed: a stable reason, a sentence for people, the numbers as text."""
+
+    reason: str
+    message: str
+    numbers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a job and all that is known of how it went."""
+
+    kind: StageKind
+    parameters_json: str
+    input: InputRef
+    duration_ms: int = 0  # length of the audio at the root of the input; 0 where there is none
+    state: StageState = StageState.PENDING
+    attempt_count: int = 0
+    ready_ms: int = 0  # when its input was there
+    wait_ms: int = 0
+    load_ms: int = 0
+    run_ms: int = 0
+    predicted_peak_bytes: int = 0
+    measured_peak_bytes: int = 0
+    option: str = ""
+    quality_tier: int = 0
+    evicted: tuple[str, ...] = ()
+    waited_for: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    notes: tuple[str, ...] = ()
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job: an ordered list of stages, run one after the other."""
+
+    name: str
+    request_id: str
+    priority: Priority
+    arrival_ms: int
+    stages: tuple[Stage, ...]
+    title: str = ""  # for people, usually the recording's file name
+    state: JobState = JobState.QUEUED
+    finished_ms: int = 0
+    failure: Failure | None = None
+
+    @property
+    def engines(self) -> tuple[EngineName, ...]:
+        """The engine of each stage, in order."""
+        return tuple(ENGINE_OF[stage.kind] for stage in self.stages)

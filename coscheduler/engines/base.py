@@ -1,0 +1,90 @@
+"""What an engine is. Five methods, called in this order by the child's one loop (`host.py`):
+
+    describe()            headers only: the options, no device memory
+    start()               libraries, device context, warm-up: what only the end of the process returns
+    load(option)          take the option's `resident` bytes, no more
+    slices(task)          a generator: each `next` is one slice, its return value is the result
+    unload()              give everything back that `load` took
+
+An engine runs in one thread of one process and never speaks to the network unless its config names a
+hub model. It raises `errors.EngineFault` (or `InvalidInput` for bad audio) with a reason and numbers.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from coscheduler.core.model import EngineDescription, EngineName, Lines, Option, StageKind
+
+OnProgress = Callable[[int, int], None]  # (done, total) in any unit; total 0 = not known yet
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage to run. Audio and results are files; nothing large crosses the pipe."""
+
+    job: str
+    stage: StageKind
+    parameters: Mapping[str, Any]  # validated by `coscheduler.stages`
+    input_path: Path  # a recording, or a transcript as json / plain text for ANALYZE
+    output_dir: Path  # exists and is empty; the engine writes its files here and nowhere else
+    duration_ms: int  # length of the recording as the daemon measured it; 0 for text
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Progress after one slice: `done` of `total` units, and what is being done, in a few words."""
+
+    done: int
+    total: int
+    note: str
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A file the stage wrote below `output_dir`."""
+
+    role: str  # "target", "residual", "transcript" (the json), "srt", "analysis", ...
+    filename: str
+    media_type: str
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a finished stage leaves. `notes` tell the user of every degradation, in sentences."""
+
+    files: tuple[OutputFile, ...]
+    notes: tuple[str, ...] = ()
+    numbers: Mapping[str, int] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """The protocol every engine implements; `fake.py` is the smallest complete one."""
+
+    name: EngineName
+
+    def describe(self) -> EngineDescription:
+        """Read file headers only and list the options. Raises EngineFault MODEL_MISSING / MODEL_CORRUPT."""
+        ...
+
+    def start(self) -> None:
+        """Import libraries and take the device context, with a warm-up; called once per process."""
+        ...
+
+    def load(self, option: Option, on_progress: OnProgress) -> None:
+        """Take the option's resident bytes. On any error, hold nothing when it is raised."""
+        ...
+
+    def slices(self, task: Task) -> Generator[Slice, None, StageResult]:
+        """Run the stage. Between two `next` calls the host may close the generator (a cancel): the
+        engine must then be loaded and usable as if the task had never been started."""
+        ...
+
+    def unload(self) -> None:
+        """Drop everything `load` took; calling it when nothing is loaded is allowed."""
+        ...
+
+    def held(self) -> Lines:
+        """Bytes by line by the engine's own count (tensor sizes, allocator, library log); no context."""
+        ...

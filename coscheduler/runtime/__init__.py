@@ -1,0 +1,1 @@
+"""The daemon's inside: the loop that owns the Scheduler, children, meter, files, database."""

@@ -1,0 +1,188 @@
+"""What the daemon offers to its front: plain data and one Protocol. No grpc here.
+
+`rpc/` turns calls into these and back; `daemon.py` implements them. Every method raises errors of
+`coscheduler.errors` and nothing else on purpose.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from coscheduler.core.model import EngineName, InputRef, Job, Priority, StageKind
+
+
+@dataclass(frozen=True)
+class StageRequest:
+    """A stage as asked for. `input` None: the stage before, or for the first stage the job's source."""
+
+    kind: StageKind
+    parameters: dict[str, Any]
+    input: InputRef | None = None
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A job as asked for. The same `request_id` always means the same job (1..128 characters)."""
+
+    request_id: str
+    stages: tuple[StageRequest, ...]
+    source: InputRef | None = None
+    priority: int = int(Priority.NORMAL)
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the running stage is. Not durable."""
+
+    stage_index: int
+    done: int
+    total: int
+    note: str
+
+
+@dataclass(frozen=True)
+class JobSnapshot:
+    """A job as it stands, with the progress of its running stage and what it waits for, if any."""
+
+    job: Job
+    progress: Progress | None = None
+    waiting_for: str = ""
+
+
+@dataclass(frozen=True)
+class AudioFacts:
+    """What the decoding child measured of a recording."""
+
+    duration_ms: int
+    sample_rate_hz: int
+    channel_count: int
+    codec: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A stored file. `kind` is "audio", "transcript" or "file"; `job` names the job that made it."""
+
+    name: str  # "artifacts/9a1e..."
+    kind: str
+    media_type: str
+    filename: str
+    size_bytes: int
+    sha256: str
+    created_ms: int
+    job: str = ""
+    audio: AudioFacts | None = None
+
+
+@dataclass(frozen=True)
+class LedgerLine:
+    """One line of the ledger as shown to people. `state`: reserved, committed, releasing."""
+
+    engine: EngineName
+    line: str
+    bytes: int
+    state: str
+
+
+@dataclass(frozen=True)
+class EngineView:
+    """An engine as it stands.
+
+    `state`: not_configured, unavailable, stopped, starting, started, loading, loaded, running,
+    unloading. `failure` says why it is unavailable. `pid` 0: no process.
+    """
+
+    engine: EngineName
+    state: str
+    model: str = ""
+    option: str = ""
+    quality_tier: int = 0
+    pid: int = 0
+    job: str = ""
+    predicted_bytes: int = 0
+    measured_bytes: int = 0
+    options: tuple[str, ...] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class GpuSnapshot:
+    """The ledger and the engines at one moment."""
+
+    device: str
+    device_name: str
+    capacity_bytes: int
+    headroom_bytes: int
+    reserved_bytes: int
+    measured_bytes: int
+    other_bytes: int  # used by other programs
+    lines: tuple[LedgerLine, ...] = ()
+    engines: tuple[EngineView, ...] = ()
+    queued_count: int = 0
+    running_count: int = 0
+    warnings: tuple[str, ...] = field(default=())
+
+
+class ArtifactWriter(Protocol):
+    """A file on its way in. Nothing is visible before `finish`; leaving without it deletes the rest."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Append. Raises Exhausted ARTIFACT_TOO_LARGE or DISK_FULL."""
+        ...
+
+    async def finish(self, size_bytes: int, sha256: str) -> Artifact:
+        """Compare length and checksum (hex), probe audio in a child, publish. Raises InvalidInput
+        UPLOAD_INCOMPLETE, CHECKSUM_MISMATCH, ARTIFACT_EMPTY, AUDIO_UNREADABLE, AUDIO_TOO_SHORT,
+        AUDIO_TOO_LONG or AUDIO_NOT_FINITE."""
+        ...
+
+    async def abort(self) -> None:
+        """Delete what was written; calling it after `finish` does nothing."""
+        ...
+
+
+class DaemonApi(Protocol):
+    """All that the wire can ask of the daemon."""
+
+    async def create_job(self, request: JobRequest) -> JobSnapshot:
+        """Durable when it returns. The same request_id returns the job that is there. Raises
+        InvalidInput, NotFound (source), Refused NEVER_FITS / ENGINE_*, Exhausted QUEUE_FULL,
+        Unavailable DRAINING."""
+        ...
+
+    async def get_job(self, name: str) -> JobSnapshot: ...
+
+    async def list_jobs(self, page_size: int, page_token: str) -> tuple[list[JobSnapshot], str]:
+        """Newest first. The token of the next page is "" on the last."""
+        ...
+
+    def watch_job(self, name: str) -> AsyncIterator[JobSnapshot]:
+        """A snapshot at once, then changes (a slow reader misses old ones), the final one last."""
+        ...
+
+    async def cancel_job(self, name: str) -> JobSnapshot:
+        """Ask for it; a job that is already final is returned unchanged."""
+        ...
+
+    async def delete_job(self, name: str) -> None:
+        """A final job and its outputs. Raises Refused JOB_NOT_FINAL."""
+        ...
+
+    async def begin_artifact(self, kind: str, media_type: str, filename: str) -> ArtifactWriter: ...
+
+    async def get_artifact(self, name: str) -> Artifact: ...
+
+    async def list_artifacts(
+        self, page_size: int, page_token: str, job: str
+    ) -> tuple[list[Artifact], str]: ...
+
+    async def delete_artifact(self, name: str) -> None:
+        """Raises Refused ARTIFACT_IN_USE while a job that is not final reads it."""
+        ...
+
+    def read_artifact(self, name: str, offset: int) -> AsyncIterator[bytes]:
+        """The bytes from `offset` on, in chunks. Raises InvalidInput OFFSET_OUT_OF_RANGE."""
+        ...
+
+    async def gpu(self) -> GpuSnapshot: ...

@@ -1,0 +1,84 @@
+"""The parameters of each stage, checked once at the edge: no torch, no grpc.
+
+The wire, the command line and the engines all mean these fields. Unknown fields are refused.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from coscheduler.core.model import StageKind
+from coscheduler.errors import InvalidInput
+
+TranscriptFormat = Literal["json", "srt", "vtt", "txt", "tsv"]
+FORMATS: tuple[TranscriptFormat, ...] = ("json", "srt", "vtt", "txt", "tsv")
+TEMPLATES: tuple[str, ...] = ("summary", "actions")
+
+
+class _Parameters(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SeparateParameters(_Parameters):
+    """Pull the sound that `prompt` describes out of the recording."""
+
+    prompt: Annotated[str, Field(min_length=1, max_length=2000)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class TranscribeParameters(_Parameters):
+    """Who said what, when. An empty `language` means: detect it."""
+
+    language: Annotated[str, Field(pattern=r"^([a-z]{2,3})?$")] = ""
+    formats: tuple[TranscriptFormat, ...] = FORMATS
+    align: bool = True
+    diarize: bool = True  # only where a diarization model is configured
+    speakers_min: Annotated[int, Field(ge=0, le=64)] = 0  # 0 = not given
+    speakers_max: Annotated[int, Field(ge=0, le=64)] = 0
+
+
+class AnalyzeParameters(_Parameters):
+    """Make sense of a transcript: a template's name, or a prompt of one's own."""
+
+    template: str = ""
+    prompt: Annotated[str, Field(max_length=20_000)] = ""
+    tokens_max: Annotated[int, Field(ge=1, le=32_768)] = 512
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "AnalyzeParameters":
+        if bool(self.template) == bool(self.prompt):
+            raise ValueError("give either a template or a prompt")
+        return self
+
+
+MODEL_OF: dict[StageKind, type[_Parameters]] = {
+    StageKind.SEPARATE: SeparateParameters,
+    StageKind.TRANSCRIBE: TranscribeParameters,
+    StageKind.ANALYZE: AnalyzeParameters,
+}
+
+
+def parse(kind: StageKind, values: dict[str, Any]) -> _Parameters:
+    """Check a stage's parameters. Raises InvalidInput PARAMETER_INVALID or TEMPLATE_UNKNOWN."""
+    try:
+        parsed = MODEL_OF[kind].model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "parameters"
+        raise InvalidInput(
+            "PARAMETER_INVALID", f"stage {kind}: {where}: {first['msg']}", stage=kind, field=where
+        ) from None
+    if isinstance(parsed, AnalyzeParameters) and parsed.template:
+        _check_template(parsed.template)
+    return parsed
+
+
+def _check_template(name: str) -> None:
+    if name not in TEMPLATES:
+        raise InvalidInput(
+            "TEMPLATE_UNKNOWN",
+            f"no template {name!r}; there are: {', '.join(TEMPLATES)}",
+            template=name,
+            known=",".join(TEMPLATES),
+        )
