@@ -33,7 +33,7 @@ def encode(
 ) -> Path:
     """Encode float32 [channels, n] with PyAV."""
     with av.open(str(path), "w", format=container) as out:
-        stream = out.add_stream(
+        stream: Any = out.add_stream(
             codec, rate=rate_hz, layout="stereo" if len(samples) == 2 else "mono"
         )
         resampler = av.AudioResampler(
@@ -167,7 +167,7 @@ def test_a_wav_from_a_pipe_has_no_declared_length_and_is_read(tmp_path: Path) ->
 def test_a_video_without_sound_is_unreadable(tmp_path: Path) -> None:
     path = tmp_path / "silent.mp4"
     with av.open(str(path), "w", format="mp4") as out:
-        stream = out.add_stream("mpeg4", rate=5, width=32, height=32, pix_fmt="yuv420p")
+        stream: Any = out.add_stream("mpeg4", rate=5, width=32, height=32, pix_fmt="yuv420p")
         frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             out.mux(packet)
