@@ -1,0 +1,35 @@
+"""Fixtures that more than one folder of tests needs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coscheduler import config
+from coscheduler.config import Settings
+from coscheduler.demo import models
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def tiny_models() -> Path:
+    """The folder of the tiny models, written first where they are missing or of another version."""
+    folder = ROOT / ".demo" / "models"
+    if not models.is_current(folder):
+        # In a process of its own: the writers import torch and more, and leave threads behind.
+        subprocess.run([sys.executable, "-m", "coscheduler.demo.models", str(folder)], check=True)
+    return folder
+
+
+@pytest.fixture
+def demo_settings(tiny_models: Path, tmp_path: Path) -> Settings:
+    """`configs/demo.toml` with a store and a socket of this test's own.
+
+    The prepared weights stay where the demonstration keeps them: they depend on the model alone.
+    """
+    settings = config.load(ROOT / "configs" / "demo.toml")
+    store = settings.store.model_copy(update={"data_dir": tmp_path / "store"})
+    server = settings.server.model_copy(update={"listen": f"unix:{tmp_path / 'coscheduler.sock'}"})
+    return settings.model_copy(update={"store": store, "server": server})
