@@ -1,0 +1,55 @@
+"""All that the scheduler can ask for. Each but Cancel is answered by exactly one event.
+
+Load   -> Loaded | LoadFailed | EngineDied
+Run    -> StageDone | StageFailed | StageStopped | EngineDied
+Unload -> Unloaded | EngineDied
+Stop   -> Stopped
+Cancel -> nothing of its own: it hastens the answer to Run
+"""
+
+from dataclasses import dataclass
+
+from coscheduler.core.model import EngineName
+
+
+@dataclass(frozen=True)
+class Load:
+    """Start the engine's process if need be, then load it with this option, for this job."""
+
+    engine: EngineName
+    option: str
+    job: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run one stage on the loaded engine. The attempt is already counted in the job's record."""
+
+    engine: EngineName
+    job: str
+    stage_index: int
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop the running stage at the end of its slice."""
+
+    engine: EngineName
+    job: str
+
+
+@dataclass(frozen=True)
+class Unload:
+    """Give back all that Load took; the process and its context stay."""
+
+    engine: EngineName
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End the process: the only sure way to get everything back, context included."""
+
+    engine: EngineName
+
+
+Command = Load | Run | Cancel | Unload | Stop

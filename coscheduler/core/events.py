@@ -1,0 +1,143 @@
+"""All that can happen, as frozen data. The loop hands each to `Scheduler.handle`, one at a time."""
+
+from dataclasses import dataclass
+
+from coscheduler.core.model import EngineDescription, EngineName, Failure, Job, Output
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job is durable and wants to run (new, or found in the store after a restart)."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class CancelRequested:
+    """Somebody asked to cancel a job. Allowed in every state, any number of times."""
+
+    job: str
+
+
+@dataclass(frozen=True)
+class Described:
+    """An engine has said what it is and which options it has; its process holds no device memory."""
+
+    engine: EngineName
+    description: EngineDescription
+
+
+@dataclass(frozen=True)
+class DescribeFailed:
+    """An engine cannot be used with this config: a model is missing or corrupt."""
+
+    engine: EngineName
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Answer to Load. `context_bytes` and `resident_bytes` are measured from outside."""
+
+    engine: EngineName
+    context_bytes: int
+    resident_bytes: int
+    load_ms: int
+
+
+@dataclass(frozen=True)
+class LoadFailed:
+    """Answer to Load: the engine holds no option now; its process may hold its context."""
+
+    engine: EngineName
+    failure: Failure
+    retryable: bool
+    context_bytes: int
+
+
+@dataclass(frozen=True)
+class StageDone:
+    """Answer to Run: results are kept. `measured_peak_bytes` is without the context."""
+
+    engine: EngineName
+    job: str
+    outputs: tuple[Output, ...]
+    notes: tuple[str, ...]
+    measured_peak_bytes: int
+
+
+@dataclass(frozen=True)
+class StageFailed:
+    """Answer to Run: the engine is still loaded and usable."""
+
+    engine: EngineName
+    job: str
+    failure: Failure
+    retryable: bool
+    measured_peak_bytes: int
+
+
+@dataclass(frozen=True)
+class StageStopped:
+    """Answer to Run after a Cancel: the engine is still loaded and usable."""
+
+    engine: EngineName
+    job: str
+
+
+@dataclass(frozen=True)
+class Unloaded:
+    """Answer to Unload: the meter has seen the bytes return."""
+
+    engine: EngineName
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Answer to Stop: the process has ended, and with it everything that it held."""
+
+    engine: EngineName
+
+
+@dataclass(frozen=True)
+class EngineDied:
+    """The process ended by itself or had to be ended. Answers whatever command was pending."""
+
+    engine: EngineName
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class CapacityChanged:
+    """The budget is another now: other programs took or gave back memory, or somebody set it."""
+
+    capacity_bytes: int
+
+
+@dataclass(frozen=True)
+class Ticked:
+    """Time has passed: keep-alives may have run out."""
+
+
+@dataclass(frozen=True)
+class DrainRequested:
+    """Start nothing any more; what runs may end."""
+
+
+Event = (
+    Submitted
+    | CancelRequested
+    | Described
+    | DescribeFailed
+    | Loaded
+    | LoadFailed
+    | StageDone
+    | StageFailed
+    | StageStopped
+    | Unloaded
+    | Stopped
+    | EngineDied
+    | CapacityChanged
+    | Ticked
+    | DrainRequested
+)

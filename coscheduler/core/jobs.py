@@ -1,0 +1,189 @@
+"""The unfinished jobs and every change to them; the table of `lifecycle.py` guards each state.
+
+The book remembers which records changed, so that the loop can store them before anything is done.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from coscheduler.core.lifecycle import JobEvent, advance
+from coscheduler.core.model import Failure, InputRef, Job, JobState, Output, StageState
+
+WAITED_FOR_MAX = 16  # different reasons kept for a stage
+
+
+def current_index(job: Job) -> int:
+    """Index of the first stage that is not done; the last one when all are."""
+    for index, stage in enumerate(job.stages):
+        if stage.state is not StageState.SUCCEEDED:
+            return index
+    return len(job.stages) - 1
+
+
+class JobBook:
+    """Unfinished jobs by name. `now_ms` is set by the owner before each event."""
+
+    def __init__(self, attempts_max: int) -> None:
+        self.now_ms = 0
+        self._attempts_max = attempts_max
+        self._jobs: dict[str, Job] = {}
+        self._changed: dict[str, Job] = {}
+        self._waiting_for: dict[str, str] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._jobs
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __getitem__(self, name: str) -> Job:
+        return self._jobs[name]
+
+    def get(self, name: str) -> Job | None:
+        """An unfinished job, or None."""
+        return self._jobs.get(name)
+
+    def all(self) -> tuple[Job, ...]:
+        """Every unfinished job, in the order of arrival in the book."""
+        return tuple(self._jobs.values())
+
+    def take_changed(self) -> tuple[Job, ...]:
+        """The records that changed since the last call, each in its newest form."""
+        changed, self._changed = tuple(self._changed.values()), {}
+        return changed
+
+    # ---- records -----------------------------------------------------------------------------
+
+    def put(self, job: Job) -> Job:
+        """Keep a record's new form."""
+        self._jobs[job.name] = job
+        self._changed[job.name] = job
+        return job
+
+    def set_stage(self, name: str, index: int, **changes: Any) -> None:
+        """Change fields of one stage."""
+        job = self._jobs[name]
+        stages = list(job.stages)
+        stages[index] = replace(stages[index], **changes)
+        self.put(replace(job, stages=tuple(stages)))
+
+    def set_current(self, name: str, **changes: Any) -> int:
+        """Change fields of the stage that is at work or next; returns its index."""
+        index = current_index(self._jobs[name])
+        self.set_stage(name, index, **changes)
+        return index
+
+    # ---- states ------------------------------------------------------------------------------
+
+    def start(self, name: str) -> None:
+        """Something is being done for the job: QUEUED becomes RUNNING."""
+        job = self._jobs[name]
+        if job.state is JobState.QUEUED:
+            self.put(replace(job, state=advance(job.state, JobEvent.START)))
+
+    def succeed(self, name: str) -> None:
+        """Its last stage is done."""
+        job = self._jobs[name]
+        self._finish(replace(job, state=advance(job.state, JobEvent.SUCCEED)))
+
+    def cancel(self, name: str) -> bool:
+        """Ask for the end; True when a stage is running that must be stopped first."""
+        job = self._jobs[name]
+        job = self.put(replace(job, state=advance(job.state, JobEvent.CANCEL)))
+        if job.state is JobState.CANCELLED:
+            self._finish(job)
+            return False
+        if job.stages[current_index(job)].state is StageState.RUNNING:
+            return True
+        self.stop(name)
+        return False
+
+    def stop(self, name: str) -> None:
+        """Nothing of a job that is being cancelled runs any more."""
+        job = self._jobs[name]
+        self._finish(replace(job, state=advance(job.state, JobEvent.STOP)))
+
+    def fail(self, name: str, failure: Failure) -> None:
+        """The job cannot be done."""
+        self.set_current(name, state=StageState.FAILED, failure=failure)
+        job = self._jobs[name]
+        self._finish(replace(job, state=advance(job.state, JobEvent.FAIL), failure=failure))
+
+    def fail_attempt(
+        self, name: str, failure: Failure, retryable: bool, count: bool = False
+    ) -> None:
+        """An attempt at the current stage went wrong: try again within the bound, or fail the job.
+
+        `count` is for failures before Run, whose attempts nobody has counted yet.
+        """
+        job = self._jobs[name]
+        if job.state is JobState.CANCELLING:
+            self.stop(name)
+            return
+        index = current_index(job)
+        attempts = job.stages[index].attempt_count + int(count)
+        self.set_stage(name, index, state=StageState.PENDING, attempt_count=attempts)
+        if retryable and attempts < self._attempts_max:
+            self.note_wait(name, f"attempt {attempts} failed: {failure.reason}: {failure.message}")
+        else:
+            self.fail(name, failure)
+
+    def _finish(self, job: Job) -> None:
+        """Take a final job out and fail those who wait for an output that will never come."""
+        if job.state is JobState.CANCELLED:
+            stages = tuple(
+                stage
+                if stage.state is StageState.SUCCEEDED
+                else replace(stage, state=StageState.CANCELLED)
+                for stage in job.stages
+            )
+            job = replace(job, stages=stages)
+        self.put(replace(job, finished_ms=self.now_ms))
+        del self._jobs[job.name]
+        for other in self.all():
+            lost = other.name in self._jobs and any(s.input.job == job.name for s in other.stages)
+            if lost:
+                self.fail(other.name, _input_lost(job))
+
+    def hand_on(self, name: str, outputs: tuple[Output, ...]) -> None:
+        """Give the outputs of a stage to every stage, of any job, that waits for them."""
+        artifacts = {output.role: output.artifact for output in outputs}
+        for other in self.all():
+            for index, stage in enumerate(other.stages):
+                if stage.input.job == name and stage.input.role in artifacts:
+                    ref = InputRef(artifact=artifacts[stage.input.role])
+                    self.set_stage(other.name, index, input=ref, ready_ms=self.now_ms)
+        job = self._jobs[name]
+        if job.stages[current_index(job)].input.artifact:
+            self.set_current(name, ready_ms=self.now_ms)
+
+    # ---- explaining --------------------------------------------------------------------------
+
+    def forget_waits(self) -> None:
+        """A new round of decisions begins."""
+        self._waiting_for.clear()
+
+    def waiting_for(self, name: str) -> str:
+        """Why the job's current stage does not run, or ""."""
+        return self._waiting_for.get(name, "")
+
+    def note_wait(self, name: str, reason: str) -> None:
+        """Say why the current stage waits, now and in its record."""
+        self._waiting_for[name] = reason
+        stage = self._jobs[name].stages[current_index(self._jobs[name])]
+        if reason not in stage.waited_for and len(stage.waited_for) < WAITED_FOR_MAX:
+            self.set_current(name, waited_for=(*stage.waited_for, reason))
+
+    def note_eviction(self, name: str, what: str) -> None:
+        """Record what was evicted for the current stage."""
+        if name in self._jobs:
+            stage = self._jobs[name].stages[current_index(self._jobs[name])]
+            self.set_current(name, evicted=(*stage.evicted, what))
+
+
+def _input_lost(job: Job) -> Failure:
+    return Failure(
+        "INPUT_JOB_FAILED",
+        f"{job.name}, whose output this job needs, ended as {job.state}",
+        (("job", job.name), ("state", str(job.state))),
+    )

@@ -1,0 +1,125 @@
+"""A deterministic engine without a model: for tests of clients and policies, and as an example.
+
+It really takes the memory that it predicts (anonymous pages, touched), so the ledger can be checked
+against the meter with it. Parameters in a separate stage's prompt script it: "crash" ends the process,
+"fail" raises, "slow" makes it run until it is cancelled.
+"""
+
+import json
+import mmap
+import os
+from collections.abc import Generator
+
+from coscheduler.config import MIB, Settings
+from coscheduler.core.model import (
+    EngineDescription,
+    EngineName,
+    Line,
+    LineBytes,
+    Lines,
+    Option,
+    RunLine,
+    Segment,
+    StageKind,
+)
+from coscheduler.engines.base import OnProgress, OutputFile, Slice, StageResult, Task
+from coscheduler.errors import EngineFault
+
+LAYER_BYTES = 8 * MIB
+LAYER_COUNT = 4
+RUN_BYTES = 16 * MIB
+SLICE_COUNT = 5
+
+
+class FakeEngine:
+    """Four layers of 8 MiB and a workspace of 16 MiB; writes files of the right kinds."""
+
+    def __init__(self, name: EngineName, settings: Settings) -> None:
+        self.name = name
+        self._settings = settings
+        self._layers: list[mmap.mmap] = []
+
+    def describe(self) -> EngineDescription:
+        """Two options of the same output: all layers resident, or half of them."""
+        return EngineDescription(
+            engine=self.name,
+            model="fake",
+            options=(self._option(LAYER_COUNT), self._option(LAYER_COUNT // 2)),
+            context_bytes=8 * MIB,
+            segments=tuple(Segment(f"layer {i}", LAYER_BYTES) for i in range(LAYER_COUNT)),
+        )
+
+    def _option(self, layer_count: int) -> Option:
+        return Option(
+            name=f"{layer_count} of {LAYER_COUNT} layers",
+            resident=(LineBytes(Line.WEIGHTS, layer_count * LAYER_BYTES),),
+            run=(RunLine(Line.WORKSPACE, RUN_BYTES),),
+            quality_tier=0,
+            load_ms=10 * layer_count,
+            run_ms_per_second=10 * (1 + LAYER_COUNT - layer_count),
+            slice_ms_max=50,
+            settings_json=json.dumps({"layer_count": layer_count}),
+        )
+
+    def start(self) -> None:
+        """Nothing to import."""
+
+    def load(self, option: Option, on_progress: OnProgress) -> None:
+        """One anonymous mapping for each layer, every page touched."""
+        layer_count = json.loads(option.settings_json)["layer_count"]
+        for index in range(layer_count):
+            self._layers.append(_touched(LAYER_BYTES))
+            on_progress(index + 1, layer_count)
+
+    def slices(self, task: Task) -> Generator[Slice, None, StageResult]:
+        """Five slices; the workspace lives while they run."""
+        script = str(task.parameters.get("prompt", ""))
+        workspace = _touched(RUN_BYTES)
+        try:
+            done = 0
+            while done < SLICE_COUNT or script == "slow":
+                yield Slice(min(done, SLICE_COUNT), SLICE_COUNT, f"slice {done}")
+                if script == "crash":
+                    os.abort()
+                if script == "fail":
+                    raise EngineFault("SCRIPTED_FAILURE", "the prompt asked for a failure")
+                done += 1
+        finally:
+            workspace.close()
+        return StageResult(files=_write_outputs(task))
+
+    def unload(self) -> None:
+        """Unmap every layer."""
+        for layer in self._layers:
+            layer.close()
+        self._layers.clear()
+
+    def held(self) -> Lines:
+        """The mapped layers."""
+        return (LineBytes(Line.WEIGHTS, len(self._layers) * LAYER_BYTES),)
+
+
+def _touched(size_bytes: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for offset in range(0, size_bytes, mmap.PAGESIZE):
+        memory[offset] = 1
+    return memory
+
+
+def _write_outputs(task: Task) -> tuple[OutputFile, ...]:
+    def write(role: str, filename: str, media_type: str, data: bytes) -> OutputFile:
+        (task.output_dir / filename).write_bytes(data)
+        return OutputFile(role, filename, media_type)
+
+    if task.stage is StageKind.SEPARATE:
+        data = task.input_path.read_bytes()
+        return (
+            write("target", "target.wav", "audio/wav", data),
+            write("residual", "residual.wav", "audio/wav", data),
+        )
+    if task.stage is StageKind.TRANSCRIBE:
+        transcript = {"language": "en", "segments": [{"start": 0.0, "end": 1.0, "text": "hello"}]}
+        data = json.dumps(transcript).encode()
+        return (write("transcript", "transcript.json", "application/json", data),)
+    data = json.dumps({"template": "summary", "result": {"text": "hello"}}).encode()
+    return (write("analysis", "analysis.json", "application/json", data),)

@@ -1,0 +1,138 @@
+"""The main of an engine process: a loop around one engine, and a thread that listens for cancels.
+
+Only this file knows which class an engine name stands for, and it imports that class only here, in
+the child.
+"""
+
+import importlib
+import logging
+import os
+import queue
+import shutil
+import socket
+import threading
+import traceback
+from collections.abc import Callable
+
+from coscheduler.config import Settings
+from coscheduler.core.model import EngineName
+from coscheduler.engines import messages as msg
+from coscheduler.engines.base import Engine, StageResult, Task
+from coscheduler.errors import CoschedulerError
+
+log = logging.getLogger(__name__)
+
+IMPLEMENTATIONS = {
+    EngineName.SEPARATION: ("coscheduler.engines.separation.engine", "SeparationEngine"),
+    EngineName.TRANSCRIPTION: ("coscheduler.engines.transcription.engine", "TranscriptionEngine"),
+    EngineName.ANALYSIS: ("coscheduler.engines.analysis.engine", "AnalysisEngine"),
+}
+
+
+def make_engine(name: EngineName, settings: Settings) -> Engine:
+    """Import the engine's module and build it. `COSCHEDULER_ENGINES=fake` swaps in the fake one,
+    so that policies and clients can be tried without any model.
+    """
+    if os.environ.get("COSCHEDULER_ENGINES") == "fake":
+        from coscheduler.engines.fake import FakeEngine
+
+        return FakeEngine(name, settings)
+    module, attribute = IMPLEMENTATIONS[name]
+    engine: Engine = getattr(importlib.import_module(module), attribute)(settings)
+    return engine
+
+
+def main(name: EngineName, settings: Settings, connection: socket.socket) -> None:
+    """Serve one engine over a connected stream socket until the daemon closes it."""
+    Host(lambda: make_engine(name, settings), connection).serve()
+
+
+class Host:
+    """One engine, one socket. Requests are carried out in the calling thread, one after the other."""
+
+    def __init__(self, make: Callable[[], Engine], connection: socket.socket) -> None:
+        self._make = make
+        self._engine: Engine | None = None
+        self._connection = connection
+        self._requests: queue.SimpleQueue[msg.Request | None] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+
+    def serve(self) -> None:
+        """Until the other side closes the socket."""
+        threading.Thread(target=self._listen, name="requests", daemon=True).start()
+        while (request := self._requests.get()) is not None:
+            self._answer(self._carry_out(request))
+
+    def _listen(self) -> None:
+        """Read requests; a cancel acts at once, everything else waits its turn."""
+        with self._connection.makefile("rb") as lines:
+            for line in lines:
+                request = msg.decode_request(line)
+                if isinstance(request, msg.CancelTask):
+                    self._cancelled.set()
+                else:
+                    if isinstance(request, msg.RunTask):
+                        self._cancelled.clear()
+                    self._requests.put(request)
+        self._cancelled.set()
+        self._requests.put(None)
+
+    def _answer(self, answer: msg.Answer) -> None:
+        self._connection.sendall(msg.encode_answer(answer))
+
+    def _carry_out(self, request: msg.Request) -> msg.Answer:
+        try:
+            return self._dispatch(request)
+        except CoschedulerError as error:
+            return msg.Failed(error.kind, error.reason, error.message, error.numbers)
+        except MemoryError as error:
+            return msg.Failed("engine_fault", "OUT_OF_MEMORY", f"out of memory: {error}", {})
+        except Exception as error:  # the child must say what went wrong, whatever it was
+            log.exception("request %s failed", request.type)
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            return _unforeseen(error, f"{where.name}:{where.lineno}")
+
+    def _dispatch(self, request: msg.Request) -> msg.Answer:
+        if self._engine is None:
+            self._engine = self._make()
+        engine = self._engine
+        match request:
+            case msg.Describe():
+                return msg.Described(engine.describe())
+            case msg.Start():
+                engine.start()
+                return msg.Started()
+            case msg.LoadOption(option):
+                engine.load(option, lambda done, total: self._answer(msg.LoadProgress(done, total)))
+                return msg.OptionLoaded(engine.held())
+            case msg.RunTask(task):
+                return self._run(engine, task)
+            case msg.UnloadOption():
+                engine.unload()
+                return msg.OptionUnloaded()
+            case msg.CancelTask():  # pragma: no cover - taken out by the listener
+                raise AssertionError("a cancel never waits in the queue")
+
+    def _run(self, engine: Engine, task: Task) -> msg.Answer:
+        slices = engine.slices(task)
+        try:
+            while not self._cancelled.is_set():
+                piece = next(slices)
+                self._answer(msg.TaskProgress(piece.done, piece.total, piece.note))
+        except StopIteration as stop:
+            result: StageResult = stop.value
+            return msg.TaskDone(result)
+        finally:
+            slices.close()
+        shutil.rmtree(task.output_dir, ignore_errors=True)
+        return msg.TaskStopped()
+
+
+def _unforeseen(error: Exception, where: str) -> msg.Failed:
+    """Out-of-memory errors of torch and CTranslate2 are RuntimeErrors: told apart by type or text
+    only here, where the foreign exception ends.
+    """
+    text = f"{type(error).__name__}: {error}"
+    is_memory = type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower()
+    reason = "OUT_OF_MEMORY" if is_memory else "ENGINE_ERROR"
+    return msg.Failed("engine_fault" if is_memory else "internal", reason, text, {"where": where})

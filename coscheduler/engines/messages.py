@@ -1,0 +1,180 @@
+"""What the daemon and an engine process say to each other: one JSON object a line, over a socket.
+
+    daemon -> engine                 engine -> daemon
+    Describe                         Described | Failed
+    Start                            Started | Failed
+    LoadOption(option)               OptionLoaded(held) | Failed      (LoadProgress in between)
+    RunTask(task)                    TaskDone(result) | TaskStopped | Failed   (TaskProgress between)
+    CancelTask                       nothing of its own
+    UnloadOption                     OptionUnloaded | Failed
+
+Requests are answered one at a time, in order; only CancelTask may overtake.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from coscheduler.core.model import EngineDescription, Lines, Option
+from coscheduler.engines.base import StageResult, Task
+
+LINE_BYTES_MAX = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Say what you are, from headers alone."""
+
+    type: Literal["describe"] = "describe"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Take your context."""
+
+    type: Literal["start"] = "start"
+
+
+@dataclass(frozen=True)
+class LoadOption:
+    """Take the option's resident bytes."""
+
+    option: Option
+    type: Literal["load_option"] = "load_option"
+
+
+@dataclass(frozen=True)
+class RunTask:
+    """Run a stage with what is loaded."""
+
+    task: Task
+    type: Literal["run_task"] = "run_task"
+
+
+@dataclass(frozen=True)
+class CancelTask:
+    """Stop the task at the end of the slice; ignored when none runs."""
+
+    type: Literal["cancel_task"] = "cancel_task"
+
+
+@dataclass(frozen=True)
+class UnloadOption:
+    """Give back what LoadOption took."""
+
+    type: Literal["unload_option"] = "unload_option"
+
+
+@dataclass(frozen=True)
+class Described:
+    """Answer to Describe."""
+
+    description: EngineDescription
+    type: Literal["described"] = "described"
+
+
+@dataclass(frozen=True)
+class Started:
+    """Answer to Start."""
+
+    type: Literal["started"] = "started"
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """Loading goes on: `done` of `total`."""
+
+    done: int
+    total: int
+    type: Literal["load_progress"] = "load_progress"
+
+
+@dataclass(frozen=True)
+class OptionLoaded:
+    """Answer to LoadOption, with the engine's own count by line."""
+
+    held: Lines
+    type: Literal["option_loaded"] = "option_loaded"
+
+
+@dataclass(frozen=True)
+class TaskProgress:
+    """A slice is done."""
+
+    done: int
+    total: int
+    note: str
+    type: Literal["task_progress"] = "task_progress"
+
+
+@dataclass(frozen=True)
+class TaskDone:
+    """Answer to RunTask: the files are written."""
+
+    result: StageResult
+    type: Literal["task_done"] = "task_done"
+
+
+@dataclass(frozen=True)
+class TaskStopped:
+    """Answer to RunTask after CancelTask: nothing of the task is left."""
+
+    type: Literal["task_stopped"] = "task_stopped"
+
+
+@dataclass(frozen=True)
+class OptionUnloaded:
+    """Answer to UnloadOption."""
+
+    type: Literal["option_unloaded"] = "option_unloaded"
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Answer to any request: it went wrong, and nothing that it took is held. `kind` is the class
+    of the error tree, "internal" for what nobody foresaw.
+    """
+
+    kind: str
+    reason: str
+    message: str
+    numbers: dict[str, str]
+    type: Literal["failed"] = "failed"
+
+
+Request = Describe | Start | LoadOption | RunTask | CancelTask | UnloadOption
+Answer = (
+    Described
+    | Started
+    | LoadProgress
+    | OptionLoaded
+    | TaskProgress
+    | TaskDone
+    | TaskStopped
+    | OptionUnloaded
+    | Failed
+)
+
+_REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
+_ANSWER: TypeAdapter[Answer] = TypeAdapter(Annotated[Answer, Field(discriminator="type")])
+
+
+def encode_request(message: Request) -> bytes:
+    """One line of JSON with its newline."""
+    return _REQUEST.dump_json(message) + b"\n"
+
+
+def decode_request(line: bytes) -> Request:
+    """The request on a line. Raises pydantic.ValidationError."""
+    return _REQUEST.validate_json(line)
+
+
+def encode_answer(message: Answer) -> bytes:
+    """One line of JSON with its newline."""
+    return _ANSWER.dump_json(message) + b"\n"
+
+
+def decode_answer(line: bytes) -> Answer:
+    """The answer on a line. Raises pydantic.ValidationError."""
+    return _ANSWER.validate_json(line)
