@@ -1,0 +1,37 @@
+"""The Python client: `Client` blocks, `AsyncClient` is for asyncio. No torch, no numpy.
+
+    from coscheduler.client import Client
+
+    with Client() as client:
+        result = client.run("meeting.flac", separate="speech", analyze="summary", out="out")
+        print(result.snapshot.job.state, result.files["txt"].read_text())
+
+What goes in and comes out are the plain dataclasses named here; errors are those of
+`coscheduler.errors`.
+"""
+
+from coscheduler.client.aio import AsyncClient
+from coscheduler.client.blocking import Client
+from coscheduler.client.channel import Backoff
+from coscheduler.client.requests import Plan
+from coscheduler.client.results import RunResult
+from coscheduler.core.model import InputRef, JobState, Priority, StageKind, StageState
+from coscheduler.runtime.api import Artifact, GpuSnapshot, JobRequest, JobSnapshot, StageRequest
+
+__all__ = [
+    "Artifact",
+    "AsyncClient",
+    "Backoff",
+    "Client",
+    "GpuSnapshot",
+    "InputRef",
+    "JobRequest",
+    "JobSnapshot",
+    "JobState",
+    "Plan",
+    "Priority",
+    "RunResult",
+    "StageKind",
+    "StageRequest",
+    "StageState",
+]

@@ -1,0 +1,282 @@
+"""The asyncio client."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from coscheduler.client import results
+from coscheduler.client.channel import (
+    CALL_SECONDS_MAX,
+    CHANNEL_OPTIONS,
+    Backoff,
+    Patience,
+    resolve_address,
+)
+from coscheduler.client.requests import Plan
+from coscheduler.client.results import RunResult, ignore_update
+from coscheduler.client.transfer import (
+    Landing,
+    OnBytes,
+    clean_name,
+    ignore_bytes,
+    kind_of,
+    label_of,
+    open_source,
+    upload_messages,
+)
+from coscheduler.core.model import Priority
+from coscheduler.errors import CoschedulerError, Unavailable
+from coscheduler.rpc import convert, status
+from coscheduler.runtime.api import Artifact, GpuSnapshot, JobRequest, JobSnapshot
+from coscheduler.v1 import (
+    artifact_pb2,
+    artifact_pb2_grpc,
+    gpu_pb2,
+    gpu_pb2_grpc,
+    job_pb2,
+    job_pb2_grpc,
+)
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
+
+class AsyncClient:
+    """Calls of the daemon at `address` (else COSCHEDULER_SERVER, else this user's socket).
+
+    Every method raises the class of `coscheduler.errors` that the daemon raised, or Unavailable
+    SERVER_UNREACHABLE. Ending a call, or the client, never ends a job. Use it from one event loop,
+    best as `async with AsyncClient() as client`.
+    """
+
+    def __init__(self, address: str | None = None, *, backoff: Backoff | None = None) -> None:
+        self.address = resolve_address(address)
+        self._backoff = backoff or Backoff()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls in flight end with Unavailable."""
+        await self._channel.close()
+
+    async def create_job(self, request: JobRequest) -> JobSnapshot:
+        """Ask for a job; repeating the same request returns the same job."""
+        message = convert.job_request_to_wire(request)
+        return convert.job_from_wire(await self._ask(self._jobs.CreateJob, message))
+
+    async def get_job(self, name: str) -> JobSnapshot:
+        """How a job stands. Raises NotFound."""
+        message = job_pb2.GetJobRequest(name=name)
+        return convert.job_from_wire(await self._ask(self._jobs.GetJob, message))
+
+    async def list_jobs(
+        self, page_size: int = 0, page_token: str = ""
+    ) -> tuple[list[JobSnapshot], str]:
+        """A page of jobs, newest first, and the token of the next page ("" on the last)."""
+        message = job_pb2.ListJobsRequest(page_size=page_size, page_token=page_token)
+        page = await self._ask(self._jobs.ListJobs, message)
+        return [convert.job_from_wire(job) for job in page.jobs], page.next_page_token
+
+    async def watch_job(self, name: str) -> AsyncGenerator[JobSnapshot, None]:
+        """The job at once, then as it changes, last in its final state.
+
+        A connection that is lost after the first answer is taken up again for as long as the
+        backoff's patience lasts; a snapshot may then come twice.
+        """
+        patience: Patience | None = None
+        while True:
+            call = self._jobs.WatchJob(job_pb2.WatchJobRequest(name=name))
+            final = False
+            try:
+                async for message in call:
+                    snapshot = convert.job_from_wire(message)
+                    final = snapshot.job.state.is_final
+                    patience = Patience(self._backoff)
+                    yield snapshot
+                lost: CoschedulerError = Unavailable("WATCH_BROKEN", f"the watch of {name} ended")
+            except grpc.aio.AioRpcError as error:
+                lost = status.from_rpc_error(error, self.address)
+            finally:
+                call.cancel()
+            if final:
+                return
+            if patience is None:
+                raise lost
+            await asyncio.sleep(patience.pause_ms(lost) / 1000)
+
+    async def cancel_job(self, name: str) -> JobSnapshot:
+        """Ask a job to end early. Raises NotFound."""
+        message = job_pb2.CancelJobRequest(name=name)
+        return convert.job_from_wire(await self._ask(self._jobs.CancelJob, message))
+
+    async def delete_job(self, name: str) -> None:
+        """Delete a job that has ended, with its outputs. Raises NotFound, Refused JOB_NOT_FINAL."""
+        message = job_pb2.DeleteJobRequest(name=name)
+        await self._ask(self._jobs.DeleteJob, message)
+
+    async def upload(
+        self,
+        path: Path | str,
+        on_progress: OnBytes = ignore_bytes,
+        *,
+        kind: str | None = None,
+        media_type: str | None = None,
+    ) -> Artifact:
+        """Send a file. `kind` and `media_type` are told from its name unless given.
+
+        `on_progress(done_bytes, total_bytes)` is called after each chunk.
+        """
+        label = label_of(Path(path), kind, media_type)
+        with open_source(Path(path)) as file:
+            messages = upload_messages(file, label, on_progress)
+            return convert.artifact_from_wire(await self._answer(self._send(messages)))
+
+    async def _send(
+        self, messages: Iterator[artifact_pb2.WriteArtifactRequest]
+    ) -> artifact_pb2.Artifact:
+        call = self._artifacts.WriteArtifact()
+        try:
+            while (message := await asyncio.to_thread(next, messages, None)) is not None:
+                await call.write(message)
+            await call.done_writing()
+        except asyncio.InvalidStateError:
+            pass  # the daemon has refused the file before its end: awaiting the call says why
+        except BaseException:
+            call.cancel()
+            raise
+        return await call
+
+    async def download(
+        self, artifact: Artifact | str, path: Path | str, on_progress: OnBytes = ignore_bytes
+    ) -> Path:
+        """Fetch a file; it is at `path` only when whole and its checksum right.
+
+        A broken connection is taken up where it broke, also one of an earlier call. Raises
+        NotFound or StoreFault DOWNLOAD_CORRUPT.
+        """
+        known = artifact if isinstance(artifact, Artifact) else await self.get_artifact(artifact)
+        landing = Landing(known, Path(path), on_progress)
+        patience = Patience(self._backoff)
+        while (before_bytes := landing.offset_bytes) < known.size_bytes:
+            try:
+                await self._answer(self._receive(known, landing))
+            except Unavailable as lost:
+                if landing.offset_bytes > before_bytes:
+                    patience.renew()
+                await asyncio.sleep(patience.pause_ms(lost) / 1000)
+        return landing.finish()
+
+    async def _receive(self, artifact: Artifact, landing: Landing) -> None:
+        request = artifact_pb2.ReadArtifactRequest(
+            name=artifact.name, offset_bytes=landing.offset_bytes
+        )
+        with landing.open() as file:
+            async for message in self._artifacts.ReadArtifact(request):
+                landing.write(file, message.data)
+        landing.require_whole()
+
+    async def get_artifact(self, name: str) -> Artifact:
+        """What is known of a file. Raises NotFound."""
+        message = artifact_pb2.GetArtifactRequest(name=name)
+        return convert.artifact_from_wire(await self._ask(self._artifacts.GetArtifact, message))
+
+    async def list_artifacts(
+        self, page_size: int = 0, page_token: str = "", job: str = ""
+    ) -> tuple[list[Artifact], str]:
+        """A page of files, newest first, and the next token; `job` keeps those it made."""
+        message = artifact_pb2.ListArtifactsRequest(
+            page_size=page_size, page_token=page_token, job=job
+        )
+        page = await self._ask(self._artifacts.ListArtifacts, message)
+        return [convert.artifact_from_wire(one) for one in page.artifacts], page.next_page_token
+
+    async def delete_artifact(self, name: str) -> None:
+        """Delete a file. Raises NotFound, Refused ARTIFACT_IN_USE."""
+        message = artifact_pb2.DeleteArtifactRequest(name=name)
+        await self._ask(self._artifacts.DeleteArtifact, message)
+
+    async def gpu(self) -> GpuSnapshot:
+        """The ledger and the engines at this moment."""
+        message = gpu_pb2.GetGpuRequest()
+        return convert.gpu_from_wire(await self._ask(self._gpu.GetGpu, message))
+
+    async def submit(
+        self, audio: Path | str, plan: Plan, on_upload: OnBytes = ignore_bytes
+    ) -> JobSnapshot:
+        """Check the plan, upload the file and ask for the job."""
+        plan.check(kind_of(Path(audio)))
+        artifact = await self.upload(audio, on_upload)
+        return await self.create_job(plan.request(artifact.name, clean_name(Path(audio))))
+
+    async def fetch(self, snapshot: JobSnapshot, folder: Path | str) -> dict[str, Path]:
+        """Download every output of a job and write `metrics.json`; returns the files by role."""
+        files: dict[str, Path] = {}
+        for role, output in results.outputs(snapshot).items():
+            files[role] = await self.download(output.artifact, Path(folder) / output.filename)
+        return results.write_metrics(snapshot, files, Path(folder))
+
+    async def run(
+        self,
+        audio: Path | str,
+        *,
+        separate: str | None = None,
+        transcribe: bool = True,
+        analyze: str | None = None,
+        prompt: str | None = None,
+        language: str = "",
+        priority: Priority = Priority.NORMAL,
+        out: Path | str | None = None,
+        on_update: Callable[[JobSnapshot], None] = ignore_update,
+    ) -> RunResult:
+        """A recording in, its results out: upload, job, watch, and with `out` the files.
+
+        `separate` is the sound to pull out, `analyze` a template ("summary", "actions"), `prompt` a
+        question of one's own. A job that fails is returned, not raised: see `RunResult.succeeded`.
+        """
+        plan = Plan(separate, transcribe, analyze, prompt, language, priority)
+        snapshot = await self.submit(audio, plan)
+        async for update in self.watch_job(snapshot.job.name):
+            snapshot = update
+            on_update(update)
+        return RunResult(snapshot, await self.fetch(snapshot, out) if out is not None else {})
+
+    async def _ask(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Question, Answer], message: Question
+    ) -> Answer:
+        return await self._answer(method(message, timeout=CALL_SECONDS_MAX))
+
+    async def _answer(self, call: Awaitable[Answer]) -> Answer:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise status.from_rpc_error(error, self.address) from None
+
+    @cached_property
+    def _channel(self) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+
+    @cached_property
+    def _jobs(self) -> job_pb2_grpc.JobServiceAsyncStub:
+        return job_pb2_grpc.JobServiceStub(self._channel)
+
+    @cached_property
+    def _artifacts(self) -> artifact_pb2_grpc.ArtifactServiceAsyncStub:
+        return artifact_pb2_grpc.ArtifactServiceStub(self._channel)
+
+    @cached_property
+    def _gpu(self) -> gpu_pb2_grpc.GpuServiceAsyncStub:
+        return gpu_pb2_grpc.GpuServiceStub(self._channel)

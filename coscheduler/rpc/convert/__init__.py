@@ -1,0 +1,32 @@
+"""Plain data <-> messages, both ways, pure. `x_to_wire` and `x_from_wire` undo each other."""
+
+from coscheduler.rpc.convert.artifact import (
+    FileLabel,
+    artifact_from_wire,
+    artifact_to_wire,
+    label_from_wire,
+    label_to_wire,
+)
+from coscheduler.rpc.convert.gpu import gpu_from_wire, gpu_to_wire
+from coscheduler.rpc.convert.job import (
+    job_from_wire,
+    job_request_from_wire,
+    job_request_to_wire,
+    job_to_wire,
+    real_time_factor,
+)
+
+__all__ = [
+    "FileLabel",
+    "artifact_from_wire",
+    "artifact_to_wire",
+    "gpu_from_wire",
+    "gpu_to_wire",
+    "job_from_wire",
+    "job_request_from_wire",
+    "job_request_to_wire",
+    "job_to_wire",
+    "label_from_wire",
+    "label_to_wire",
+    "real_time_factor",
+]

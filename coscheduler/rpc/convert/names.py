@@ -1,0 +1,84 @@
+"""The wire's enums, each beside the plain name it stands for.
+
+The tables are built from the names themselves: a member which the protos lack fails at import.
+"""
+
+from collections.abc import Mapping
+from typing import Generic, TypeVar, cast
+
+from coscheduler.core.model import EngineName, JobState, Priority, StageState
+from coscheduler.errors import InvalidInput
+from coscheduler.stages import FORMATS, TranscriptFormat
+from coscheduler.v1 import artifact_pb2, gpu_pb2, job_pb2
+
+Plain = TypeVar("Plain")
+Wire = TypeVar("Wire", bound=int)
+
+
+class Names(Generic[Plain, Wire]):
+    """A two-way table between plain values and numbers of one enum."""
+
+    def __init__(self, what: str, wire_of: Mapping[Plain, Wire]) -> None:
+        self._what = what
+        self._wire_of = dict(wire_of)
+        self._plain_of: dict[int, Plain] = {number: plain for plain, number in wire_of.items()}
+
+    def to_wire(self, plain: Plain) -> Wire:
+        """The number of a plain value; 0 (unspecified) for one that this version does not know."""
+        return self._wire_of.get(plain, cast("Wire", 0))
+
+    def from_wire(self, number: int) -> Plain:
+        """The plain value of a number. Raises InvalidInput `<WHAT>_UNKNOWN`."""
+        try:
+            return self._plain_of[number]
+        except KeyError:
+            known = ", ".join(str(key) for key in sorted(self._plain_of))
+            raise InvalidInput(
+                f"{self._what.upper()}_UNKNOWN",
+                f"{self._what} {number} is unknown; there are: {known}",
+                **{self._what: number, "known": known},
+            ) from None
+
+
+PRIORITY = Names(
+    "priority", {entry: job_pb2.Priority.Value(f"PRIORITY_{entry.name}") for entry in Priority}
+)
+JOB_STATE = Names(
+    "job_state", {entry: job_pb2.Job.State.Value(f"STATE_{entry.name}") for entry in JobState}
+)
+STAGE_STATE = Names(
+    "stage_state", {entry: job_pb2.Stage.State.Value(f"STATE_{entry.name}") for entry in StageState}
+)
+ENGINE = Names(
+    "engine", {entry: gpu_pb2.Engine.Value(f"ENGINE_{entry.name}") for entry in EngineName}
+)
+FORMAT: Names[TranscriptFormat, job_pb2.TranscriptFormat.ValueType] = Names(
+    "format",
+    {
+        entry: job_pb2.TranscriptFormat.Value(f"TRANSCRIPT_FORMAT_{entry.upper()}")
+        for entry in FORMATS
+    },
+)
+# These three are plain text inside; the wire's own names, shortened, are the vocabulary.
+KIND = Names(
+    "kind",
+    {
+        name.removeprefix("KIND_").lower(): number
+        for name, number in artifact_pb2.Artifact.Kind.items()
+        if number
+    },
+)
+LEDGER_STATE = Names(
+    "ledger_state",
+    {
+        name.removeprefix("STATE_").lower(): number
+        for name, number in gpu_pb2.LedgerLine.State.items()
+    },
+)
+ENGINE_STATE = Names(
+    "engine_state",
+    {
+        name.removeprefix("STATE_").lower(): number
+        for name, number in gpu_pb2.EngineStatus.State.items()
+    },
+)

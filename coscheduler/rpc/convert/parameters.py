@@ -1,0 +1,84 @@
+"""The parameters of a stage, as the dict that `coscheduler.stages` checks <-> the wire's messages.
+
+A field that the wire leaves out is left out of the dict, so that its default is stated once, there.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from coscheduler.core.model import StageKind
+from coscheduler.errors import InvalidInput
+from coscheduler.rpc.convert.names import FORMAT
+from coscheduler.v1 import job_pb2
+
+
+def put_parameters(stage: job_pb2.Stage, kind: StageKind, values: Mapping[str, Any]) -> None:
+    """Set the message's `parameters`; `values` were checked by `stages.parse`."""
+    if kind is StageKind.SEPARATE:
+        stage.separate.CopyFrom(
+            job_pb2.SeparateParameters(prompt=values["prompt"], seed=values.get("seed", 0))
+        )
+    elif kind is StageKind.TRANSCRIBE:
+        stage.transcribe.CopyFrom(_transcribe_to_wire(values))
+    else:
+        stage.analyze.CopyFrom(_analyze_to_wire(values))
+
+
+def get_parameters(stage: job_pb2.Stage) -> tuple[StageKind, dict[str, Any]]:
+    """The kind of a stage and its parameters. Raises InvalidInput STAGE_EMPTY or FORMAT_UNKNOWN."""
+    which = stage.WhichOneof("parameters")
+    if which == "separate":
+        return StageKind.SEPARATE, {"prompt": stage.separate.prompt, "seed": stage.separate.seed}
+    if which == "transcribe":
+        return StageKind.TRANSCRIBE, _transcribe_from_wire(stage.transcribe)
+    if which == "analyze":
+        return StageKind.ANALYZE, _analyze_from_wire(stage.analyze)
+    raise InvalidInput(
+        "STAGE_EMPTY", "a stage has no parameters; set one of separate, transcribe, analyze"
+    )
+
+
+def _transcribe_to_wire(values: Mapping[str, Any]) -> job_pb2.TranscribeParameters:
+    return job_pb2.TranscribeParameters(
+        language=values.get("language", ""),
+        formats=[FORMAT.to_wire(entry) for entry in values.get("formats", ())],
+        align=values.get("align"),
+        diarize=values.get("diarize"),
+        speakers_min_count=values.get("speakers_min", 0),
+        speakers_max_count=values.get("speakers_max", 0),
+    )
+
+
+def _transcribe_from_wire(message: job_pb2.TranscribeParameters) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "language": message.language,
+        "speakers_min": message.speakers_min_count,
+        "speakers_max": message.speakers_max_count,
+    }
+    if message.formats:
+        values["formats"] = [FORMAT.from_wire(entry) for entry in message.formats]
+    if message.HasField("align"):
+        values["align"] = message.align
+    if message.HasField("diarize"):
+        values["diarize"] = message.diarize
+    return values
+
+
+def _analyze_to_wire(values: Mapping[str, Any]) -> job_pb2.AnalyzeParameters:
+    instruction = "template" if values.get("template") else "prompt"
+    return job_pb2.AnalyzeParameters(
+        tokens_max_count=values.get("tokens_max"),
+        seed=values.get("seed", 0),
+        **{instruction: values.get(instruction, "")},
+    )
+
+
+def _analyze_from_wire(message: job_pb2.AnalyzeParameters) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "template": message.template,
+        "prompt": message.prompt,
+        "seed": message.seed,
+    }
+    if message.HasField("tokens_max_count"):
+        values["tokens_max"] = message.tokens_max_count
+    return values
