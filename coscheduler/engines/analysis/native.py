@@ -1,0 +1,436 @@
+"""llama.cpp by its C functions: a journal of its log, a model, a context, a sampler.
+
+The library is brittle: using anything after it was freed ends the process. Here every handle has
+one owner, `close` may be called twice, and a closed handle raises RuntimeError instead. All of it
+belongs to one thread.
+
+The high-level `Llama` class is not used: it allocates a score for every token of a batch, reserves
+logits for a whole batch, ignores unknown options, and redirects file descriptors while loading.
+"""
+
+import ctypes
+import logging
+import math
+import re
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as api
+import numpy as np
+import numpy.typing as npt
+from llama_cpp import _ggml
+
+from coscheduler.errors import EngineFault
+
+log = logging.getLogger("coscheduler.engines.analysis.llama")
+
+KV_TYPE_CODES = {
+    "f16": api.GGML_TYPE_F16,
+    "q8_0": api.GGML_TYPE_Q8_0,
+    "q4_0": api.GGML_TYPE_Q4_0,
+}
+JOURNAL_LINES_MAX = 512
+# ggml's levels: 1 debug, 2 info, 3 warning, 4 error. One step lower here: it warns about every
+# context, and an error that matters becomes an EngineFault with its text.
+_LEVELS = {3: logging.INFO, 4: logging.WARNING}
+_ERROR, _CONTINUED = 4, 5
+_NO_DEVICES = (ctypes.c_void_p * 1)(None)  # a list that is empty: its end comes first
+_BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")
+_CACHE = re.compile(r"llama_(?:kv_cache|memory_recurrent)\w*: size =\s*([\d.]+) MiB")
+MIB = 1024 * 1024
+_GPU_DEVICE = 1  # GGML_BACKEND_DEVICE_TYPE_GPU; 0 is the CPU
+
+
+class Journal:
+    """The library's log: forwarded to `logging`, its last lines kept. Its sink is process-wide."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=JOURNAL_LINES_MAX)
+        self.last_error = ""
+        self._callback = api.llama_log_callback(self._on_line)  # must outlive every later call
+        api.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _on_line(self, level: int, text: bytes | None, _user: object) -> None:
+        line = (text or b"").decode("utf-8", errors="replace").strip()
+        if level == _CONTINUED or not line:
+            return  # progress dots
+        self.lines.append(line)
+        if level == _ERROR:
+            self.last_error = line
+        log.log(_LEVELS.get(level, logging.DEBUG), "%s", line)
+
+    def clear(self) -> None:
+        """Forget the lines, before something whose lines are to be read."""
+        self.lines.clear()
+        self.last_error = ""
+
+    def buffers(self, kind: str) -> dict[str, int]:
+        """Bytes of the buffers of a kind ("model", "KV", "compute", ...) by device."""
+        found: dict[str, int] = {}
+        for line in self.lines:
+            match = _BUFFER.search(line)
+            if match is not None and match[2] == kind:
+                found[match[1]] = found.get(match[1], 0) + round(float(match[3]) * MIB)
+        return found
+
+    def cache_bytes(self) -> int:
+        """Bytes of all caches of a context, also where nothing was allocated for them."""
+        matches = (_CACHE.search(line) for line in self.lines)
+        return sum(round(float(match[1]) * MIB) for match in matches if match is not None)
+
+
+def open_library() -> Journal:
+    """Take over the log, then initialise the library: once per process, keep the journal."""
+    journal = Journal()
+    api.llama_backend_init()
+    return journal
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How to load a model. `gpu` None: no GPU is used even if the library can."""
+
+    path: Path
+    use_mmap: bool
+    gpu: int | None = None
+    n_gpu_layers: int = 0
+    no_alloc: bool = False
+
+
+class Model:
+    """A loaded model: its weights and its tokenizer."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        journal: Journal,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> None:
+        """Load. `on_progress` gets a fraction 0..1 and may raise, which stops the load.
+
+        Raises EngineFault MODEL_LOAD_FAILED, or what `on_progress` raised; nothing is held then.
+        """
+        journal.clear()
+        raised: list[BaseException] = []
+        params = _model_params(spec)
+        callback = _progress_callback(on_progress, raised)
+        params.progress_callback = callback
+        self._handle = api.llama_model_load_from_file(bytes(spec.path), params)
+        if raised:
+            self.close()
+            raise raised[0]
+        if self._handle is None:
+            why = journal.last_error or "the library gave no reason"
+            raise EngineFault(
+                "MODEL_LOAD_FAILED", f"llama.cpp cannot load {spec.path}: {why}", path=spec.path
+            )
+        self._vocab = api.llama_model_get_vocab(self._handle)
+        self.vocab_size: int = api.llama_vocab_n_tokens(self._vocab)
+
+    @property
+    def handle(self) -> Any:
+        """The C handle. Raises RuntimeError after `close`."""
+        return _alive(self._handle, "model")
+
+    @property
+    def vocab(self) -> Any:
+        """The C handle of the vocabulary, owned by the model."""
+        _alive(self._handle, "model")
+        return self._vocab
+
+    def close(self) -> None:
+        """Free the weights. No context or sampler of it may be open any more."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            api.llama_model_free(handle)
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of a text; the two flags as in llama.cpp."""
+        data = text.encode("utf-8")
+        room = len(data) + 8
+        while True:
+            tokens = (api.llama_token * room)()
+            count = api.llama_tokenize(
+                self.vocab, data, len(data), tokens, room, add_special, parse_special
+            )
+            if count >= 0:
+                return list(tokens[:count])
+            room = -count
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes a token stands for; b"" for a control token unless `special`."""
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            size = api.llama_token_to_piece(self.vocab, token, buffer, room, 0, special)
+            if size >= 0:
+                return buffer.raw[:size]
+            room = -size
+
+    def is_end(self, token: int) -> bool:
+        """True for the tokens that end an answer."""
+        return bool(api.llama_vocab_is_eog(self.vocab, token))
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether prompts of this model start with its BOS token."""
+        return bool(api.llama_vocab_get_add_bos(self.vocab))
+
+    @property
+    def bos_text(self) -> str:
+        """The text of the BOS token, "" if there is none."""
+        return self._text_of(api.llama_vocab_bos(self.vocab))
+
+    @property
+    def eos_text(self) -> str:
+        """The text of the EOS token, "" if there is none."""
+        return self._text_of(api.llama_vocab_eos(self.vocab))
+
+    def _text_of(self, token: int) -> str:
+        return "" if token < 0 else self.piece(token, special=True).decode("utf-8", "replace")
+
+    def control_texts(self) -> tuple[str, ...]:
+        """Texts that the tokenizer would read as control tokens, the longest first."""
+        control = (t for t in range(self.vocab_size) if api.llama_vocab_is_control(self.vocab, t))
+        texts = {self._text_of(token) for token in control}
+        return tuple(sorted(texts - {""}, key=lambda text: (-len(text), text)))
+
+    def chat_template(self) -> str:
+        """The Jinja template of the file, "" if it has none."""
+        text = api.llama_model_chat_template(self.handle, None)
+        return text.decode("utf-8") if text else ""
+
+
+@dataclass(frozen=True)
+class ContextSpec:
+    """The size of a context. `n_batch` tokens are decoded in one call, as one micro-batch."""
+
+    n_ctx: int
+    n_batch: int
+    kv_type: str
+    threads: int
+    offload: bool = False
+
+
+class Context:
+    """A KV cache with its compute buffers: one sequence, logits of the last token only."""
+
+    def __init__(self, model: Model, spec: ContextSpec, journal: Journal) -> None:
+        """Allocate. Raises EngineFault CONTEXT_FAILED; nothing is held then."""
+        journal.clear()
+        self.vocab_size = model.vocab_size
+        self._handle = api.llama_init_from_model(model.handle, _context_params(spec))
+        if self._handle is None:
+            why = journal.last_error or "the library gave no reason"
+            raise EngineFault(
+                "CONTEXT_FAILED",
+                f"llama.cpp cannot make a context of {spec.n_ctx} tokens in {spec.kv_type}: {why}",
+                n_ctx=spec.n_ctx,
+                kv_type=spec.kv_type,
+            )
+
+    @property
+    def handle(self) -> Any:
+        """The C handle. Raises RuntimeError after `close`."""
+        return _alive(self._handle, "context")
+
+    def close(self) -> None:
+        """Free the KV cache and the compute buffers."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            api.llama_free(handle)
+
+    def decode(self, tokens: Sequence[int]) -> None:
+        """Append at most `n_batch` tokens. Raises EngineFault DECODE_FAILED with a code."""
+        array = (api.llama_token * len(tokens))(*tokens)
+        code = api.llama_decode(self.handle, api.llama_batch_get_one(array, len(tokens)))
+        if code != 0:
+            raise EngineFault(
+                "DECODE_FAILED", f"llama.cpp could not decode {len(tokens)} tokens", code=code
+            )
+
+    def forget(self) -> None:
+        """Empty the KV cache and zero it, so that nothing of a task is left."""
+        api.llama_memory_clear(api.llama_get_memory(self.handle), True)
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """Scores of the next token, float32 [vocab_size]: a view until the next decode."""
+        pointer = api.llama_get_logits_ith(self.handle, -1)
+        return np.ctypeslib.as_array(pointer, shape=(self.vocab_size,))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. Temperature 0 takes the likeliest one."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+
+
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+class Sampler:
+    """Draws tokens under an optional grammar (GBNF), deterministic for a seed.
+
+    The draw is made freely first and only checked against the grammar; when it is refused, the
+    whole vocabulary is filtered and drawn from again. Most draws of a good model pass, and
+    filtering a vocabulary of 131,072 tokens costs more than the draw.
+    """
+
+    def __init__(self, model: Model, sampling: Sampling, grammar: str | None) -> None:
+        """Raises EngineFault GRAMMAR_INVALID when llama.cpp cannot read the grammar."""
+        self._chain: Any = None
+        self._grammar: Any = None
+        if grammar is not None:
+            self._grammar = api.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
+            if not self._grammar:
+                raise EngineFault("GRAMMAR_INVALID", "llama.cpp cannot read the grammar")
+        self._chain = _chain(sampling)
+
+    def close(self) -> None:
+        """Free both samplers."""
+        chain, self._chain = self._chain, None
+        grammar, self._grammar = self._grammar, None
+        for handle in (chain, grammar):
+            if handle:
+                api.llama_sampler_free(handle)
+
+    def sample(self, context: Context) -> int:
+        """The next token after what `context` has decoded."""
+        chain = _alive(self._chain, "sampler")
+        token = int(api.llama_sampler_sample(chain, context.handle, -1))
+        if self._grammar is None:
+            return token
+        if not self._allows(token):
+            token = self._draw_within_grammar(context)
+        api.llama_sampler_accept(self._grammar, token)
+        return token
+
+    def _allows(self, token: int) -> bool:
+        one = np.zeros(1, dtype=_CANDIDATE)
+        one["id"] = token
+        array = _candidate_array(one)
+        api.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        return math.isfinite(array.data[0].logit)
+
+    def _draw_within_grammar(self, context: Context) -> int:
+        candidates = np.zeros(context.vocab_size, dtype=_CANDIDATE)
+        candidates["id"] = np.arange(context.vocab_size)
+        candidates["logit"] = context.logits()
+        api.llama_sampler_apply(self._grammar, ctypes.byref(_candidate_array(candidates)))
+        allowed = candidates[np.isfinite(candidates["logit"])]
+        array = _candidate_array(allowed)
+        api.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(array.data[array.selected].id)
+
+
+def _candidate_array(candidates: npt.NDArray[Any]) -> Any:
+    """A C view of candidates, which must outlive it; a sampler may point it elsewhere."""
+    pointer = candidates.ctypes.data_as(ctypes.POINTER(api.llama_token_data))
+    return api.llama_token_data_array(pointer, len(candidates), -1, False)
+
+
+def _alive(handle: Any, what: str) -> Any:
+    if handle is None:
+        raise RuntimeError(f"the {what} is closed")
+    return handle
+
+
+def _progress_callback(
+    on_progress: Callable[[float], None] | None, raised: list[BaseException]
+) -> Any:
+    """A C callback: an exception must not cross C frames, so it is kept and the load is stopped."""
+
+    def on_fraction(fraction: float, _user: object) -> bool:
+        if on_progress is None:
+            return True
+        try:
+            on_progress(fraction)
+        except BaseException as error:
+            raised.append(error)
+        return not raised
+
+    return api.llama_progress_callback(on_fraction)
+
+
+def _model_params(spec: ModelSpec) -> Any:
+    params = api.llama_model_default_params()
+    params.load_mode = (
+        api.LLAMA_LOAD_MODE_MMAP
+        if spec.use_mmap and not spec.no_alloc
+        else api.LLAMA_LOAD_MODE_NONE
+    )
+    # Mapped weights stay mapped: repacking would put a second, anonymous copy beside the file.
+    params.use_extra_bufts = not spec.use_mmap
+    params.no_alloc = spec.no_alloc
+    params.split_mode = api.LLAMA_SPLIT_MODE_NONE
+    if spec.gpu is None:
+        params.n_gpu_layers = 0
+        params.devices = ctypes.addressof(_NO_DEVICES)
+    else:
+        params.n_gpu_layers = spec.n_gpu_layers
+        params.main_gpu = spec.gpu
+    return params
+
+
+def _context_params(spec: ContextSpec) -> Any:
+    params = api.llama_context_default_params()
+    params.n_ctx = spec.n_ctx
+    params.n_batch = params.n_ubatch = spec.n_batch
+    params.n_seq_max = 1
+    params.n_outputs_max = 1  # otherwise logits are reserved for the whole batch
+    params.n_threads = params.n_threads_batch = spec.threads
+    params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_AUTO
+    params.type_k = params.type_v = KV_TYPE_CODES[spec.kv_type]
+    params.offload_kqv = params.op_offload = spec.offload
+    params.swa_full = False
+    params.no_perf = True
+    return params
+
+
+def _chain(sampling: Sampling) -> Any:
+    chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+    if sampling.temperature == 0:
+        api.llama_sampler_chain_add(chain, api.llama_sampler_init_greedy())
+        return chain
+    for sampler in (
+        api.llama_sampler_init_top_k(sampling.top_k),
+        api.llama_sampler_init_top_p(sampling.top_p, 1),
+        api.llama_sampler_init_temp(sampling.temperature),
+        api.llama_sampler_init_dist(sampling.seed),
+    ):
+        api.llama_sampler_chain_add(chain, sampler)
+    return chain
+
+
+def warm_up_gpu(index: int) -> None:
+    """Take the device context of a GPU by asking for its free memory.
+
+    Raises EngineFault GPU_UNSUPPORTED when this build of llama.cpp has no such GPU.
+    """
+    ggml = _ggml.libggml
+    ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+    ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
+    ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    ggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    size_pointer = ctypes.POINTER(ctypes.c_size_t)
+    ggml.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, size_pointer, size_pointer]
+    ggml.ggml_backend_dev_memory.restype = None
+    devices = [ggml.ggml_backend_dev_get(number) for number in range(ggml.ggml_backend_dev_count())]
+    gpus = [device for device in devices if ggml.ggml_backend_dev_type(device) == _GPU_DEVICE]
+    if index >= len(gpus):
+        raise EngineFault(
+            "GPU_UNSUPPORTED",
+            f"this llama.cpp sees {len(gpus)} GPUs and number {index} is configured; "
+            "it must be built with CUDA",
+            gpu_count=len(gpus),
+            index=index,
+        )
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    ggml.ggml_backend_dev_memory(gpus[index], ctypes.byref(free), ctypes.byref(total))

@@ -1,0 +1,166 @@
+"""The ways for the model to be in memory: KV type x context length, at most six.
+
+Quality tiers. Full context in f16, q8_0, q4_0 are tiers 0, 1, 2. A smaller context comes after all
+KV types of a larger one, three tiers for each halving: it changes no word of an answer, but longer
+transcripts are refused, and that is worse than a coarser cache. An option that takes no less
+memory than one of a better tier is left out.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+
+from coscheduler.config import AnalysisSettings, DeviceSettings
+from coscheduler.core.model import Line, LineBytes, Lines, Option, RunLine
+from coscheduler.engines.analysis.dry_run import Sizes
+from coscheduler.engines.analysis.footprint import CELLS_STEP, KV_TYPES, Footprint
+from coscheduler.errors import EngineFault
+
+OPTIONS_MAX = 6
+DECODE_TOKENS_PER_SLICE = 32
+SPEECH_TOKENS_PER_SECOND = 5
+SLICE_MS_MIN = 250
+CONTENTION = 4  # a slice may take this much longer than on an idle machine
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One option before its bytes are known. `load` reads it back from `Option.settings_json`."""
+
+    n_ctx: int
+    kv_type: str
+    n_gpu_layers: int
+    quality_tier: int
+
+    @property
+    def name(self) -> str:
+        """For people: "n_ctx 8192, KV q8_0"."""
+        return f"n_ctx {self.n_ctx}, KV {self.kv_type}"
+
+    @staticmethod
+    def of(option: Option) -> "Choice":
+        """The choice that an option was made of."""
+        return Choice(**json.loads(option.settings_json))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Rough speed of a device, for estimates of time only."""
+
+    copy_bytes_per_ms: int
+    read_bytes_per_ms: int  # weights read for one decoded token
+    flops_per_ms: int
+
+
+def rates(device: DeviceSettings) -> Rates:
+    """Cautious figures: two CPU cores of a server, a card of the 24 GB class."""
+    if device.device == "cuda":
+        return Rates(2_000_000, 300_000_000, 10_000_000_000)
+    return Rates(1_000_000, 5_000_000 * device.threads, 60_000_000 * device.threads)
+
+
+def choices(footprint: Footprint, settings: AnalysisSettings, on_gpu: bool) -> tuple[Choice, ...]:
+    """Which (n_ctx, KV type) fit `kv_cache_max`, best tier first.
+
+    Raises EngineFault KV_CAP_TOO_SMALL when not even the smallest context fits.
+    """
+    full = min(settings.n_ctx_max, footprint.n_ctx_train or settings.n_ctx_max)
+    floor = max(min(settings.n_ctx_min, full), CELLS_STEP)
+    found = []
+    for kv_type in settings.kv_types:
+        if not footprint.supports(kv_type):
+            continue
+        cap = int(settings.kv_cache_max)
+        n_ctx = footprint.n_ctx_fitting(cap, full, kv_type, settings.n_batch)
+        while n_ctx >= floor:
+            tier = KV_TYPES.index(kv_type) + len(KV_TYPES) * math.ceil(math.log2(full / n_ctx))
+            layers = settings.n_gpu_layers if on_gpu else 0
+            found.append(Choice(n_ctx, kv_type, layers, tier))
+            n_ctx = n_ctx // 2 // CELLS_STEP * CELLS_STEP
+    if not found:
+        raise _cap_too_small(footprint, settings, floor)
+    return _pruned(found, footprint, settings.n_batch)
+
+
+def _pruned(found: list[Choice], footprint: Footprint, n_batch: int) -> tuple[Choice, ...]:
+    """Keep what is smaller than all better tiers; of more than six, the first five and the last."""
+    kept: list[Choice] = []
+    least: float = math.inf
+    for choice in sorted(found, key=lambda choice: choice.quality_tier):
+        size = footprint.kv_bytes(choice.n_ctx, choice.kv_type, n_batch)
+        if size < least:
+            kept.append(choice)
+            least = size
+    return tuple(kept if len(kept) <= OPTIONS_MAX else [*kept[: OPTIONS_MAX - 1], kept[-1]])
+
+
+def _cap_too_small(footprint: Footprint, settings: AnalysisSettings, n_ctx: int) -> EngineFault:
+    supported = [kv_type for kv_type in settings.kv_types if footprint.supports(kv_type)]
+    if not supported:
+        return EngineFault(
+            "KV_TYPE_UNSUPPORTED",
+            f"this model's head size rules out KV types {', '.join(settings.kv_types)}; use f16",
+        )
+    needed = min(footprint.kv_bytes(n_ctx, kv_type, settings.n_batch) for kv_type in supported)
+    return EngineFault(
+        "KV_CAP_TOO_SMALL",
+        f"a context of {n_ctx} tokens needs {needed} bytes of KV cache; kv_cache_max is "
+        f"{int(settings.kv_cache_max)}, the model was trained for {footprint.n_ctx_train} tokens",
+        required_bytes=needed,
+        kv_cache_max=int(settings.kv_cache_max),
+        n_ctx=n_ctx,
+        n_ctx_train=footprint.n_ctx_train,
+    )
+
+
+def option(
+    choice: Choice, sizes: Sizes, footprint: Footprint, analysis: AnalysisSettings,
+    device: DeviceSettings,
+) -> Option:  # fmt: skip
+    """The option with its bytes by line and its estimated times.
+
+    On the CPU llama.cpp reserves the compute buffer with the context but the kernel counts its
+    pages only once a run has touched them, so it is a line of the run. On a GPU it is taken at
+    once.
+    """
+    run: tuple[RunLine, ...] = ()
+    kv = LineBytes(Line.KV_CACHE, _kv_bytes(choice, sizes, footprint, analysis.n_batch))
+    if device.device == "cpu":
+        weights = 0 if analysis.use_mmap else footprint.weights_bytes
+        resident: Lines = (LineBytes(Line.WEIGHTS, weights + footprint.vocabulary_bytes), kv)
+        scratch = analysis.n_batch * max(footprint.feed_forward, footprint.width) * 2
+        run = (RunLine(Line.WORKSPACE, sizes.compute_bytes + scratch),)
+        host_bytes = footprint.weights_bytes if analysis.use_mmap else 0
+    else:
+        on_device = footprint.offloaded_bytes(choice.n_gpu_layers)
+        workspace = LineBytes(Line.WORKSPACE, sizes.compute_bytes)
+        resident = (LineBytes(Line.WEIGHTS, on_device), kv, workspace)
+        host_bytes = footprint.weights_bytes - on_device + footprint.vocabulary_bytes
+    speed = rates(device)
+    prefill_ms = 2 * footprint.weights_bytes * analysis.n_batch // speed.flops_per_ms
+    decode_ms = DECODE_TOKENS_PER_SLICE * footprint.weights_bytes // speed.read_bytes_per_ms
+    return Option(
+        name=choice.name,
+        resident=resident,
+        run=run,
+        quality_tier=choice.quality_tier,
+        load_ms=50 + (footprint.weights_bytes + kv.bytes) // speed.copy_bytes_per_ms,
+        run_ms_per_second=1 + prefill_ms * SPEECH_TOKENS_PER_SECOND // analysis.n_batch,
+        slice_ms_max=max(SLICE_MS_MIN, CONTENTION * max(prefill_ms, decode_ms)),
+        host_bytes=max(0, host_bytes),
+        settings_json=json.dumps(choice.__dict__, sort_keys=True),
+    )
+
+
+def _kv_bytes(choice: Choice, sizes: Sizes, footprint: Footprint, n_batch: int) -> int:
+    """The exact figure of the arithmetic where the library agrees, else the library's.
+
+    With only some layers on the GPU, the same share of the cache goes there.
+    """
+    whole = footprint.kv_bytes(choice.n_ctx, choice.kv_type, n_batch)
+    if abs(whole - sizes.kv_bytes) > 64 * 1024:
+        return sizes.kv_bytes
+    if choice.n_gpu_layers:
+        first = footprint.first_offloaded(choice.n_gpu_layers)
+        return footprint.kv_bytes(choice.n_ctx, choice.kv_type, n_batch, first)
+    return whole
