@@ -22,11 +22,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-UV = VENV / "bin" / "uv"
+UV_INSTALL = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(PYTHON)]
 STAMP = VENV / "coscheduler-installed.json"
 MARKER = VENV / "coscheduler-installing"
 LOCK = ROOT / ".demo" / "bootstrap.lock"
@@ -125,23 +126,27 @@ def only_one() -> Iterator[int]:
 
 
 def run(command: list[str], doing: str, lock: int) -> None:
-    """Run a long step, with a line every 30 s where no terminal shows its own progress.
+    """Run a long step. Raises SystemExit with a sentence when it fails."""
+    code = attend(command, doing, lock, sys.stderr)
+    if code != 0:
+        raise SystemExit(f"coscheduler: {doing} failed (exit code {code}); its words are above")
 
-    Raises SystemExit with a sentence when it fails.
+
+def attend(command: list[str], doing: str, lock: int, output: int | TextIO) -> int:
+    """Run a step, with a line every 30 s where no terminal shows its own progress.
+
+    Its stdout and stderr go to `output`; returns its exit code.
     """
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=sys.stderr, pass_fds=(lock,)
+        command, cwd=ROOT, env=environment(), stdout=output, stderr=output, pass_fds=(lock,)
     )
     started_s = time.monotonic()
     while True:
         try:
-            code = process.wait(timeout=HEARTBEAT_S)
-            break
+            return process.wait(timeout=HEARTBEAT_S)
         except subprocess.TimeoutExpired:
             if not sys.stderr.isatty():
                 say(f"coscheduler:   still {doing}, {time.monotonic() - started_s:.0f} s")
-    if code != 0:
-        raise SystemExit(f"coscheduler: {doing} failed (exit code {code}); its words are above")
 
 
 def environment() -> dict[str, str]:
@@ -214,20 +219,30 @@ def install(lock: int) -> None:
     STAMP.unlink(missing_ok=True)
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps"]
     run([*pip, "-r", str(REQUIREMENTS / "bootstrap.txt")], "installing uv", lock)
-    say(
-        "coscheduler: installing the engines' libraries: some 3 GB to download, and llama.cpp to\n"
-        "coscheduler: be compiled (5 to 10 minutes on two cores); both only once, uv keeps them"
-    )
-    settings = [f"llama-cpp-python:cmake.define.{entry}" for entry in llama_settings()]
-    uv = [str(UV), "pip", "install", "--python", str(PYTHON)]
-    libraries = [*uv, "--require-hashes", "-r", str(REQUIREMENTS / "all.txt")]
-    libraries += ["--build-constraints", str(REQUIREMENTS / "build.txt")]
-    for entry in settings:
-        libraries += ["--config-settings-package", entry]
-    run(libraries, "installing libraries", lock)
-    itself = [*uv, "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
-    run(itself, "installing coscheduler", lock)
+    install_libraries(lock)
+    itself = ["--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
+    run([*UV_INSTALL, *itself], "installing coscheduler", lock)
     finish()
+
+
+def install_libraries(lock: int) -> None:
+    """From uv's cache alone where it holds everything, else with the network.
+
+    Offline first, because only then does uv take a compiled llama.cpp from its cache also where the
+    index forbids to keep the source: another checkout on the same machine need not compile again.
+    """
+    command = [*UV_INSTALL, "--require-hashes", "-r", str(REQUIREMENTS / "all.txt")]
+    command += ["--build-constraints", str(REQUIREMENTS / "build.txt")]
+    for entry in llama_settings():
+        command += ["--config-settings-package", f"llama-cpp-python:cmake.define.{entry}"]
+    say("coscheduler: installing the engines' libraries, 7 GB; first from uv's cache")
+    if attend([*command, "--offline"], "looking there", lock, subprocess.DEVNULL) == 0:
+        return
+    say(
+        "coscheduler: not all is there: 3 GB to download and llama.cpp to compile, 5 to 10 min\n"
+        "coscheduler: on two cores; uv keeps both for the next checkout"
+    )
+    run(command, "installing libraries", lock)
 
 
 def finish() -> None:
@@ -246,16 +261,24 @@ def write_models(lock: int) -> None:
 
 def put_in_place() -> None:
     """All of it; a call that had to wait for another usually finds everything done."""
+    started_s = time.monotonic()
     with only_one() as lock:
-        version = venv_version()
-        if not installed(version):
-            check_disk()
-            if not usable(version):
-                say(f"coscheduler: making {VENV} with {host_python()}")
-                make_venv(lock)
-            install(lock)
+        put_venv_in_place(lock)
         if not models_current():
             write_models(lock)
+    say(f"coscheduler: everything is in place after {time.monotonic() - started_s:.0f} s")
+
+
+def put_venv_in_place(lock: int) -> None:
+    """`.venv` with what this checkout asks for; what cannot be kept of it is made again."""
+    version = venv_version()
+    if installed(version):
+        return
+    check_disk()
+    if not usable(version):
+        say(f"coscheduler: making {VENV} with {host_python()}")
+        make_venv(lock)
+    install(lock)
 
 
 def check_disk() -> None:

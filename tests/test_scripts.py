@@ -25,7 +25,7 @@ def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name in ("VENV", "PYTHON", "UV", "STAMP", "MARKER", "LOCK", "MODELS", "REQUIREMENTS"):
+    for name in ("VENV", "PYTHON", "STAMP", "MARKER", "LOCK", "MODELS", "REQUIREMENTS"):
         moved = tmp_path / getattr(module, name).relative_to(ROOT)
         monkeypatch.setattr(module, name, moved)
     monkeypatch.setattr(module, "ROOT", tmp_path)
@@ -41,18 +41,22 @@ def steps(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the bootstrap does, in words, instead of doing it; a `.venv` appears when it is made."""
     done: list[str] = []
 
-    def record(command: list[str], doing: str, lock: int) -> None:
+    def record(command: list[str], doing: str, lock: int, output: object) -> int:
         done.append(doing)
         if doing == "making .venv":
             (bootstrap.VENV / "bin").mkdir()
             (bootstrap.VENV / "bin" / "pip").touch()
             bootstrap.PYTHON.symlink_to(sys.executable)
+        return 1 if "--offline" in command else 0
 
-    monkeypatch.setattr(bootstrap, "run", record)
+    monkeypatch.setattr(bootstrap, "attend", record)
     return done
 
 
-ALL_STEPS = ["making .venv", "installing uv", "installing libraries", "installing coscheduler"]
+ALL_STEPS = [
+    "making .venv", "installing uv", "looking there", "installing libraries",
+    "installing coscheduler",
+]  # fmt: skip
 
 
 def program(folder: Path, name: str, body: str) -> None:
@@ -70,6 +74,20 @@ def test_a_second_call_does_nothing(bootstrap: ModuleType, steps: list[str]) -> 
     assert steps == ALL_STEPS
 
 
+def test_a_full_cache_is_enough(
+    bootstrap: ModuleType, steps: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = bootstrap.attend
+
+    def all_cached(command: list[str], doing: str, lock: int, output: object) -> int:
+        record(command, doing, lock, output)
+        return 0
+
+    monkeypatch.setattr(bootstrap, "attend", all_cached)
+    bootstrap.put_in_place()
+    assert steps == [step for step in ALL_STEPS if step != "installing libraries"]
+
+
 def test_a_half_made_environment_is_made_again(bootstrap: ModuleType, steps: list[str]) -> None:
     bootstrap.put_in_place()
     bootstrap.MARKER.touch()  # as a killed installation leaves it
@@ -83,15 +101,14 @@ def test_a_half_made_environment_is_made_again(bootstrap: ModuleType, steps: lis
 def test_a_killed_step_leaves_the_marker(
     bootstrap: ModuleType, steps: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = bootstrap.run
+    record = bootstrap.attend
 
-    def fail_at_libraries(command: list[str], doing: str, lock: int) -> None:
-        record(command, doing, lock)
-        if doing == "installing libraries":
-            raise SystemExit("no network")
+    def fail_at_libraries(command: list[str], doing: str, lock: int, output: object) -> int:
+        record(command, doing, lock, output)
+        return 2 if doing in {"looking there", "installing libraries"} else 0
 
-    monkeypatch.setattr(bootstrap, "run", fail_at_libraries)
-    with pytest.raises(SystemExit, match="no network"):
+    monkeypatch.setattr(bootstrap, "attend", fail_at_libraries)
+    with pytest.raises(SystemExit, match="installing libraries failed"):
         bootstrap.put_in_place()
     assert bootstrap.MARKER.exists() and not bootstrap.STAMP.exists()
 
