@@ -47,7 +47,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class LoadFailed:
-    """Answer to Load: the engine holds no option now; its process may hold its context."""
+    """Answer to Load: no option is held. `context_bytes` 0 means that the process is gone too."""
 
     engine: EngineName
     failure: Failure

@@ -234,6 +234,12 @@ class Scheduler:
         if self.ledger.entries()[key].state is ReservationState.RESERVED:
             self.ledger.commit(key)
 
+    def _keep_context(self, state: EngineState, context_bytes: int) -> None:
+        try:
+            self._commit_context(state, context_bytes)
+        except LedgerRefusal as refusal:
+            self._stop_engine(state, f"its context took more than expected: {refusal.message}")
+
     def _learn_overhead(self, state: EngineState, resident_bytes: int) -> None:
         if state.option is not None:
             predicted = self.ledger.bytes_of(state.name, Part.RESIDENT)
@@ -241,13 +247,14 @@ class Scheduler:
 
     def _on_load_failed(self, event: ev.LoadFailed) -> None:
         state = self.engines[event.engine]
-        job, state.job, state.option = state.job, "", None
-        self.ledger.drop(event.engine, Part.RESIDENT, Part.RUN)
-        state.phase, state.since_ms = Phase.STARTED, self._now_ms
-        try:
-            self._commit_context(state, event.context_bytes)
-        except LedgerRefusal as refusal:
-            self._stop_engine(state, f"its context took more than expected: {refusal.message}")
+        job = state.job
+        if event.context_bytes == 0:
+            self._forget_process(state)
+        else:
+            self.ledger.drop(event.engine, Part.RESIDENT, Part.RUN)
+            state.phase, state.job, state.option = Phase.STARTED, "", None
+            state.since_ms = self._now_ms
+            self._keep_context(state, event.context_bytes)
         if job in self._jobs:
             self._jobs.fail_attempt(job, event.failure, event.retryable, count=True)
 

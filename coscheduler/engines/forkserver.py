@@ -20,6 +20,7 @@ import socket
 import sys
 from pathlib import Path
 
+from coscheduler import logs
 from coscheduler.config import Settings
 from coscheduler.core.model import EngineName
 
@@ -85,11 +86,12 @@ class ForkServer:
     def serve(self) -> None:
         """Until the daemon closes its end."""
         while True:
-            ready, _, _ = select.select([self._control, self._wakeup_read], [], [])
+            sources = [self._control.fileno(), self._wakeup_read]
+            ready, _, _ = select.select(sources, [], [])
             if self._wakeup_read in ready:
                 os.read(self._wakeup_read, 4096)
                 self._reap()
-            if self._control in ready and not self._take_request():
+            if self._control.fileno() in ready and not self._take_request():
                 return
 
     def _take_request(self) -> bool:
@@ -118,6 +120,7 @@ class ForkServer:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._control.close()
             os.close(self._wakeup_read)
+            logs.configure(engine=engine)
             from coscheduler.engines import host
 
             host.main(engine, self._settings, connection)
@@ -146,7 +149,7 @@ def main() -> None:
     """Usage: python -m coscheduler.engines.forkserver FD PARENT_PID; the settings come first."""
     control = socket.socket(fileno=int(sys.argv[1]))
     die_with_parent(int(sys.argv[2]))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logs.configure(engine="forkserver")
     settings = Settings.model_validate_json(control.recv(MESSAGE_BYTES_MAX))
     sections = (settings.separation, settings.transcription, settings.analysis)
     configured = [name for name, section in zip(EngineName, sections, strict=True) if section]

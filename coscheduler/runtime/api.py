@@ -134,7 +134,8 @@ class ArtifactWriter(Protocol):
     async def finish(self, size_bytes: int, sha256: str) -> Artifact:
         """Compare length and checksum (hex), probe audio in a child, publish. Raises InvalidInput
         UPLOAD_INCOMPLETE, CHECKSUM_MISMATCH, ARTIFACT_EMPTY, AUDIO_UNREADABLE, AUDIO_TOO_SHORT,
-        AUDIO_TOO_LONG or AUDIO_NOT_FINITE."""
+        AUDIO_TOO_LONG or AUDIO_NOT_FINITE.
+        """
         ...
 
     async def abort(self) -> None:
@@ -148,7 +149,8 @@ class DaemonApi(Protocol):
     async def create_job(self, request: JobRequest) -> JobSnapshot:
         """Durable when it returns. The same request_id returns the job that is there. Raises
         InvalidInput, NotFound (source), Refused NEVER_FITS / ENGINE_*, Exhausted QUEUE_FULL,
-        Unavailable DRAINING."""
+        Unavailable DRAINING.
+        """
         ...
 
     async def get_job(self, name: str) -> JobSnapshot: ...

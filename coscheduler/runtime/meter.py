@@ -1,11 +1,34 @@
-"""Measured memory, read from outside the measured process.
+"""Measured memory, read from outside the measured process; and the capacity that follows from it.
 
 On the CPU "device memory" is the anonymous memory of an engine process: RssAnon + VmSwap of
-/proc/PID/status, minus what it was right after the fork (shared with the fork server until written).
-Mapped files (prepared weights) are page cache and do not count: they are the host's side.
+/proc/PID/status, minus what it was right after the fork (shared with the fork server until it is
+written). Mapped files (prepared weights) are page cache: the host's side. On a CUDA device it is what
+NVML says; the daemon itself never makes a CUDA context.
 """
 
 from pathlib import Path
+from typing import Any, Protocol
+
+from coscheduler.config import DeviceSettings
+from coscheduler.errors import Refused
+
+
+class Meter(Protocol):
+    """Measures processes and the device, in bytes."""
+
+    device_name: str
+
+    def baseline_bytes(self, pid: int) -> int:
+        """What a process holds at this moment that must not be charged to it."""
+        ...
+
+    def used_bytes(self, pid: int, baseline_bytes: int) -> int:
+        """What the process holds of the device beyond its baseline; 0 when it is gone."""
+        ...
+
+    def device_bytes(self) -> tuple[int, int]:
+        """(total, used by everybody)."""
+        ...
 
 
 def anonymous_bytes(pid: int) -> int:
@@ -14,9 +37,108 @@ def anonymous_bytes(pid: int) -> int:
         text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         raise ProcessLookupError(f"process {pid} is gone") from None
-    kib = {"RssAnon": 0, "VmSwap": 0}
-    for row in text.splitlines():
-        key, _, value = row.partition(":")
-        if key in kib:
-            kib[key] = int(value.split()[0])
-    return sum(kib.values()) * 1024
+    return _kib_sum(text, ("RssAnon", "VmSwap")) * 1024
+
+
+def _kib_sum(text: str, keys: tuple[str, ...]) -> int:
+    rows = (row.partition(":") for row in text.splitlines())
+    return sum(int(value.split()[0]) for key, _, value in rows if key in keys)
+
+
+class ProcessMeter:
+    """The CPU as a device."""
+
+    device_name = "CPU"
+
+    def baseline_bytes(self, pid: int) -> int:
+        """Anonymous memory right after the fork."""
+        return anonymous_bytes(pid)
+
+    def used_bytes(self, pid: int, baseline_bytes: int) -> int:
+        """Growth since the fork."""
+        try:
+            return max(0, anonymous_bytes(pid) - baseline_bytes)
+        except ProcessLookupError:
+            return 0
+
+    def device_bytes(self) -> tuple[int, int]:
+        """RAM of the machine, and what is not available to a new program."""
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        total = _kib_sum(text, ("MemTotal",)) * 1024
+        return total, total - _kib_sum(text, ("MemAvailable",)) * 1024
+
+
+class NvmlMeter:
+    """An NVIDIA card through NVML (`nvml` is the pynvml module, already initialised).
+
+    A process' own figure is used where the driver gives one (it does not in some containers and on
+    WSL). Elsewhere growth of the whole card is put down to the process that is asked about: starts
+    and loads are serialised on CUDA, so that there is one that can have grown.
+    """
+
+    def __init__(self, nvml: Any, index: int) -> None:
+        self._nvml = nvml
+        self._card = nvml.nvmlDeviceGetHandleByIndex(index)
+        name = nvml.nvmlDeviceGetName(self._card)
+        self.device_name = name.decode() if isinstance(name, bytes) else str(name)
+        self._put_down: dict[int, int] = {}
+
+    def baseline_bytes(self, pid: int) -> int:
+        """A fresh process has no context: nothing to leave out."""
+        self._put_down = {known: size for known, size in self._put_down.items() if known != pid}
+        return 0
+
+    def used_bytes(self, pid: int, baseline_bytes: int) -> int:
+        """Bytes of the card that the process holds."""
+        del baseline_bytes
+        own = self._own_figures().get(pid)
+        if own is not None:
+            return int(own)
+        if not Path(f"/proc/{pid}").exists():
+            self._put_down.pop(pid, None)
+            return 0
+        used = self.device_bytes()[1]
+        others = sum(size for known, size in self._put_down.items() if known != pid)
+        known = self._put_down.get(pid, 0)
+        unexplained = used - others - known - self._foreign_bytes(used)
+        self._put_down[pid] = max(0, known + unexplained)
+        return self._put_down[pid]
+
+    def _foreign_bytes(self, used: int) -> int:
+        """What was there before the first of our processes: taken once, while none holds anything."""
+        if not self._put_down:
+            self._before = used
+        return self._before
+
+    def _own_figures(self) -> dict[int, int | None]:
+        processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._card)
+        return {process.pid: process.usedGpuMemory for process in processes}
+
+    def device_bytes(self) -> tuple[int, int]:
+        """Total and used, by NVML."""
+        info = self._nvml.nvmlDeviceGetMemoryInfo(self._card)
+        return int(info.total), int(info.used)
+
+
+def open_meter(device: DeviceSettings) -> Meter:
+    """The meter of the configured device. Raises Refused DEVICE_MISSING."""
+    if device.device == "cpu":
+        return ProcessMeter()
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return NvmlMeter(pynvml, device.index)
+    except pynvml.NVMLError as error:
+        raise Refused(
+            "DEVICE_MISSING",
+            f'device = "cuda", index {device.index}: {error}; is the driver there? '
+            'device = "cpu" runs everywhere',
+            index=device.index,
+        ) from error
+
+
+def capacity_bytes(device: DeviceSettings, total_bytes: int, other_bytes: int) -> int:
+    """min(configured cap, total - other programs) - headroom, never below 0."""
+    cap = int(device.memory_cap) or total_bytes
+    return max(0, min(cap, total_bytes - other_bytes) - int(device.headroom))

@@ -1,0 +1,212 @@
+"""Engine processes from the daemon's side: the fork server, its children, and their endings.
+
+A `Child` is a pid, a stream of messages, and a future that is done when the process has ended. When
+the fork server itself ends, the kernel ends its children with it; the next spawn starts another.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coscheduler.config import Settings
+from coscheduler.core.model import EngineName, Failure
+from coscheduler.engines import messages as msg
+from coscheduler.errors import EngineFault
+
+log = logging.getLogger(__name__)
+
+CONTROL_BYTES_MAX = 64 * 1024
+
+
+@dataclass(eq=False)
+class Child:
+    """One engine process. `ended` gets its wait status."""
+
+    engine: EngineName
+    pid: int
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    ended: asyncio.Future[int]
+    baseline_bytes: int = 0  # anonymous memory right after the fork
+    context_bytes: int = 0
+    is_started: bool = False
+    reply: asyncio.Future[msg.Answer] | None = field(default=None)
+    heard_ms: int = 0
+    doom: Failure | None = None  # why we ended it, when it was us
+    is_expected_to_end: bool = False
+
+    def send(self, request: msg.Request) -> None:
+        """Queue a request; a closed pipe shows in `ended`, not here."""
+        self.writer.write(msg.encode_request(request))
+
+    def end(self, why: Failure | None = None) -> None:
+        """End the process now, if it has not ended; the first reason given is kept."""
+        if not self.ended.done():
+            self.doom = self.doom or why
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+class Children:
+    """The fork server and every process that came from it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._process: asyncio.subprocess.Process | None = None
+        self._control: socket.socket | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._spawned: asyncio.Future[int] | None = None
+        self._children: dict[int, Child] = {}
+        self._lock = asyncio.Lock()
+
+    @property
+    def server_pid(self) -> int:
+        """The fork server's process, 0 when there is none."""
+        return self._process.pid if self._process else 0
+
+    async def start(self) -> None:
+        """Exec the fork server; it imports in the background, a spawn waits until it is done."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "coscheduler.engines.forkserver",
+                str(theirs.fileno()), str(os.getpid()),
+                pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL,
+                env=_environment(self._settings),
+            )  # fmt: skip
+        self._control = ours
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(ours, self._settings.model_dump_json().encode())
+        self._listener = asyncio.create_task(self._listen(ours), name="fork server")
+
+    async def spawn(self, engine: EngineName) -> Child:
+        """A fresh process for the engine. Raises EngineFault FORK_FAILED."""
+        async with self._lock:
+            if self._process is None:
+                await self.start()
+            pid, connection = await self._fork(engine)
+        reader, writer = await asyncio.open_unix_connection(
+            sock=connection, limit=msg.LINE_BYTES_MAX
+        )
+        child = Child(engine, pid, reader, writer, asyncio.get_running_loop().create_future())
+        self._children[pid] = child
+        return child
+
+    async def _fork(self, engine: EngineName) -> tuple[int, socket.socket]:
+        assert self._control is not None
+        ours, theirs = socket.socketpair()
+        self._spawned = asyncio.get_running_loop().create_future()
+        request = json.dumps({"spawn": engine}).encode()
+        try:
+            with theirs:
+                socket.send_fds(self._control, [request], [theirs.fileno()])
+                pid = await self._spawned
+        except OSError as error:
+            ours.close()
+            raise EngineFault("FORK_FAILED", f"the fork server is gone: {error}") from error
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            self._spawned = None
+        return pid, ours
+
+    async def _listen(self, control: socket.socket) -> None:
+        """Until the fork server ends: then everything that it forked has ended too."""
+        loop = asyncio.get_running_loop()
+        while data := await _receive(loop, control):
+            self._take(json.loads(data))
+        log.warning("the fork server ended")
+        control.close()
+        self._process = self._control = None
+        if self._spawned is not None and not self._spawned.done():
+            self._spawned.set_exception(EngineFault("FORK_FAILED", "the fork server ended"))
+        for pid in list(self._children):
+            self._end(pid, signal.SIGKILL)
+
+    def _take(self, message: dict[str, int | str]) -> None:
+        if "ended" in message:
+            self._end(int(message["ended"]), int(message["status"]))
+        elif self._spawned is not None and not self._spawned.done():
+            if "spawned" in message:
+                self._spawned.set_result(int(message["spawned"]))
+            else:
+                why = str(message["refused"])
+                self._spawned.set_exception(EngineFault("FORK_FAILED", why))
+
+    def _end(self, pid: int, status: int) -> None:
+        child = self._children.pop(pid, None)
+        if child is not None and not child.ended.done():
+            child.ended.set_result(status)
+            child.writer.close()
+
+    async def close(self) -> None:
+        """End the fork server, and with it every child."""
+        if self._process is None:
+            return
+        children = list(self._children.values())
+        process, listener = self._process, self._listener
+        for child in children:
+            child.end()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*(c.ended for c in children)), 5)
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        if listener is not None:
+            await listener
+
+
+async def _receive(loop: asyncio.AbstractEventLoop, control: socket.socket) -> bytes:
+    try:
+        return await loop.sock_recv(control, CONTROL_BYTES_MAX)
+    except OSError:
+        return b""
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """What must be set before the libraries are imported. Passive waiting: with GNU OpenMP's spin
+    barriers two engines on shared cores slow each other a hundredfold.
+    """
+    threads = str(settings.device.threads)
+    return os.environ | {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "GOMP_SPINCOUNT": "0",
+        "MALLOC_ARENA_MAX": "2",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYANNOTE_METRICS_ENABLED": "0",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot: with the pid it names a process for good."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(text.rpartition(")")[2].split()[19])
+
+
+def end_leftovers(processes: list[tuple[int, int]]) -> int:
+    """Kill the recorded processes that still are what they were; returns how many there were."""
+    count = 0
+    for pid, ticks in processes:
+        if start_ticks(pid) == ticks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                count += 1
+    return count

@@ -1,0 +1,432 @@
+"""Carries the scheduler's commands out on engine processes; every command ends in exactly one event.
+
+For each engine there is at most one child and one request in flight. A child that ends, hangs past
+its limit, or does not give memory back in time is ended and reported as died: its bytes return to
+the ledger with the process.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from typing import Any, Protocol
+
+from coscheduler.config import MIB, Settings
+from coscheduler.core import events as ev
+from coscheduler.core.commands import Cancel, Command, Load, Run, Stop, Unload
+from coscheduler.core.model import EngineDescription, EngineName, Failure, Job, Option, Stage
+from coscheduler.engines import messages as msg
+from coscheduler.engines.base import Task
+from coscheduler.errors import CoschedulerError
+from coscheduler.runtime.api import Progress
+from coscheduler.runtime.artifacts import Artifacts
+from coscheduler.runtime.children import Child, Children, start_ticks
+from coscheduler.runtime.clock import Clock
+from coscheduler.runtime.meter import Meter
+
+log = logging.getLogger(__name__)
+
+SAMPLE_SECONDS = 0.02  # between two readings of a running engine's memory
+PIPE_TO_END_SECONDS = 2.0  # a process that closed its pipe should end by itself
+RETRYABLE = ("OUT_OF_MEMORY", "ENGINE_ERROR")
+RELEASE_TOLERANCE_BYTES = 16 * MIB
+RELEASE_TOLERANCE_PERCENT = 5
+
+
+class ChildEnded(Exception):  # noqa: N818 - an event, not a mistake
+    """The process ended while a request was in flight."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class RequestFailed(Exception):  # noqa: N818
+    """The engine answered Failed and is still there."""
+
+    def __init__(self, answer: msg.Failed) -> None:
+        super().__init__(answer.message)
+        self.failure = Failure(answer.reason, answer.message, tuple(answer.numbers.items()))
+        self.is_retryable = answer.reason in RETRYABLE
+
+
+class Listener(Protocol):
+    """Whom the supervisor tells."""
+
+    def post(self, event: ev.Event) -> None:
+        """One event for the scheduler."""
+        ...
+
+    def progress(self, job: str, progress: Progress) -> None:
+        """The running stage moved on."""
+        ...
+
+
+class ProcessBook(Protocol):
+    """Where pids and measured contexts are kept for the next daemon (the Store)."""
+
+    async def add_process(self, pid: int, start_ticks: int) -> None:
+        """An engine process was started."""
+        ...
+
+    async def put_measurement(self, engine: str, model: str, what: str, size_bytes: int) -> None:
+        """Keep a measured size."""
+        ...
+
+    async def get_measurement(self, engine: str, model: str, what: str) -> int | None:
+        """A size that was kept."""
+        ...
+
+
+class Supervisor:
+    """All engine processes of the daemon."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        children: Children,
+        meter: Meter,
+        artifacts: Artifacts,
+        book: ProcessBook,
+        clock: Clock,
+        listener: Listener,
+    ) -> None:
+        self._limits = settings.scheduling
+        self._children = children
+        self._meter = meter
+        self._artifacts = artifacts
+        self._book = book
+        self._clock = clock
+        self._listener = listener
+        self._live: dict[EngineName, Child] = {}
+        self._descriptions: dict[EngineName, EngineDescription] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._on_progress: dict[EngineName, Callable[[msg.TaskProgress], None]] = {}
+        self._undelivered_deaths: set[EngineName] = set()
+        self._closing = False
+
+    # ---- what may be asked -------------------------------------------------------------------
+
+    def describe(self, engine: EngineName) -> None:
+        """Learn what the engine is; posts Described or DescribeFailed."""
+        self._go(self._describe(engine))
+
+    def obey(self, command: Command, job: Job | None) -> None:
+        """Carry a command out in the background. `job` is the one that Run names.
+
+        A child may have died idle while the command was being decided: its death is already on the
+        way to the scheduler and is the command's one answer.
+        """
+        if command.engine in self._undelivered_deaths:
+            return
+        match command:
+            case Load():
+                self._go(self._guard(command.engine, self._load(command)))
+            case Run():
+                assert job is not None
+                self._go(self._guard(command.engine, self._run(command, job)))
+            case Cancel():
+                self._go(self._cancel(command.engine))
+            case Unload():
+                self._go(self._guard(command.engine, self._unload(command.engine)))
+            case Stop():
+                self._go(self._guard(command.engine, self._stop(command.engine)))
+
+    def delivered(self, event: ev.Event) -> None:
+        """The scheduler is about to handle this event."""
+        if isinstance(event, ev.EngineDied):
+            self._undelivered_deaths.discard(event.engine)
+
+    def measured_bytes(self, engine: EngineName) -> int:
+        """What the engine's process holds now, by the meter; 0 without a process."""
+        child = self._live.get(engine)
+        return self._used(child) if child else 0
+
+    def pid(self, engine: EngineName) -> int:
+        """The engine's process, or 0."""
+        child = self._live.get(engine)
+        return child.pid if child else 0
+
+    async def close(self) -> None:
+        """End every process. No event is posted any more."""
+        self._closing = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._children.close()
+
+    # ---- commands ----------------------------------------------------------------------------
+
+    async def _guard(self, engine: EngineName, work: Awaitable[ev.Event]) -> None:
+        """Run a command; whatever happens, exactly one event comes of it."""
+        try:
+            event = await work
+        except ChildEnded as ended:
+            event = ev.EngineDied(engine, ended.failure)
+        except CoschedulerError as error:
+            await self._end(engine, _failure(error))
+            event = ev.EngineDied(engine, _failure(error))
+        except Exception as error:  # a bug here must not leave a command unanswered
+            log.exception("a command for %s failed", engine)
+            failure = Failure("SUPERVISOR_ERROR", repr(error))
+            await self._end(engine, failure)
+            event = ev.EngineDied(engine, failure)
+        self._post(event)
+
+    async def _describe(self, engine: EngineName) -> None:
+        event: ev.Event
+        try:
+            child = await self._child(engine)
+            answer = await self._ask(child, msg.Describe(), self._limits.start_ms_max)
+            assert isinstance(answer, msg.Described)
+            event = ev.Described(engine, await self._remembered(answer.description))
+        except (RequestFailed, ChildEnded) as failed:
+            event = ev.DescribeFailed(engine, failed.failure)
+        except CoschedulerError as error:
+            event = ev.DescribeFailed(engine, _failure(error))
+        self._post(event)
+
+    async def _remembered(self, description: EngineDescription) -> EngineDescription:
+        """The description with the context's bytes as an earlier start measured them."""
+        known = await self._book.get_measurement(description.engine, description.model, "context")
+        if known is not None:
+            description = replace(description, context_bytes=known)
+        self._descriptions[description.engine] = description
+        return description
+
+    async def _load(self, command: Load) -> ev.Event:
+        started_ms = self._clock.now_ms()
+        child = await self._child(command.engine)
+        try:
+            if not child.is_started:
+                await self._start(child)
+            await self._ask(child, msg.LoadOption(self._option(command)), self._limits.load_ms_max)
+        except RequestFailed as failed:
+            context_bytes = child.context_bytes
+            return ev.LoadFailed(command.engine, failed.failure, failed.is_retryable, context_bytes)
+        resident = max(0, self._used(child) - child.context_bytes)
+        load_ms = self._clock.now_ms() - started_ms
+        return ev.Loaded(command.engine, child.context_bytes, resident, load_ms)
+
+    async def _start(self, child: Child) -> None:
+        """Let the child take its context, and measure it."""
+        await self._ask(child, msg.Start(), self._limits.start_ms_max)
+        child.context_bytes = self._used(child)
+        child.is_started = True
+        model = self._descriptions[child.engine].model
+        await self._book.put_measurement(child.engine, model, "context", child.context_bytes)
+
+    def _option(self, command: Load) -> Option:
+        options = self._descriptions[command.engine].options
+        return next(option for option in options if option.name == command.option)
+
+    async def _run(self, command: Run, job: Job) -> ev.Event:
+        child = self._live.get(command.engine)
+        if child is None:
+            raise ChildEnded(Failure("ENGINE_CRASHED", f"the {command.engine} engine is gone"))
+        peak = _Peak(lambda: max(0, self._used(child) - child.context_bytes))
+        self._on_progress[command.engine] = lambda slice_: self._listener.progress(
+            job.name, Progress(command.stage_index, slice_.done, slice_.total, slice_.note)
+        )
+        task = self._task(job, command.stage_index)
+        try:
+            async with peak:
+                answer = await self._ask(child, msg.RunTask(task), self._limits.slice_ms_max)
+            return await self._finished(command, task, answer, peak.bytes)
+        except RequestFailed as failed:
+            return ev.StageFailed(
+                command.engine, job.name, failed.failure, failed.is_retryable, peak.bytes
+            )
+        finally:
+            del self._on_progress[command.engine]
+            await asyncio.to_thread(shutil.rmtree, task.output_dir, True)
+
+    def _task(self, job: Job, stage_index: int) -> Task:
+        stage: Stage = job.stages[stage_index]
+        return Task(
+            job=job.name,
+            stage=stage.kind,
+            parameters=json.loads(stage.parameters_json),
+            input_path=self._artifacts.path(stage.input.artifact),
+            output_dir=self._artifacts.make_work_dir(job.name, stage_index),
+            duration_ms=stage.duration_ms,
+        )
+
+    async def _finished(
+        self, command: Run, task: Task, answer: msg.Answer, peak_bytes: int
+    ) -> ev.Event:
+        """Keep the results; a disk that fails here fails the stage, not the engine."""
+        if isinstance(answer, msg.TaskStopped):
+            return ev.StageStopped(command.engine, command.job)
+        assert isinstance(answer, msg.TaskDone)
+        try:
+            outputs = await self._artifacts.adopt(
+                command.job, task.output_dir, answer.result, task.duration_ms
+            )
+        except (OSError, CoschedulerError) as error:
+            failure = Failure("RESULT_NOT_STORED", f"keeping the results failed: {error}")
+            return ev.StageFailed(command.engine, command.job, failure, True, peak_bytes)
+        return ev.StageDone(command.engine, command.job, outputs, answer.result.notes, peak_bytes)
+
+    async def _cancel(self, engine: EngineName) -> None:
+        """Hasten the end of the running task; one that does not stop in time is ended."""
+        child = self._live.get(engine)
+        if child is None or child.reply is None:
+            return
+        reply = child.reply
+        child.send(msg.CancelTask())
+        done, _ = await asyncio.wait({reply}, timeout=self._limits.cancel_ms_max / 1000)
+        if not done:
+            limit = self._limits.cancel_ms_max
+            child.end(Failure("CANCEL_TIMED_OUT", f"{engine} did not stop within {limit} ms"))
+
+    async def _unload(self, engine: EngineName) -> ev.Event:
+        child = self._live.get(engine)
+        if child is None:
+            raise ChildEnded(Failure("ENGINE_CRASHED", f"the {engine} engine is gone"))
+        held = self._used(child) - child.context_bytes
+        try:
+            await self._ask(child, msg.UnloadOption(), self._limits.load_ms_max)
+        except RequestFailed as failed:
+            await self._end(engine, failed.failure)
+            return ev.EngineDied(engine, failed.failure)
+        rest = await self._wait_for_release(child, held)
+        if rest is None:
+            return ev.Unloaded(engine)
+        failure = Failure("RELEASE_NOT_CONFIRMED", f"{engine} still holds {rest} bytes; ended")
+        await self._end(engine, failure)
+        return ev.EngineDied(engine, failure)
+
+    async def _wait_for_release(self, child: Child, held_bytes: int) -> int | None:
+        """None once the meter has seen the bytes return; else what is left at the time limit."""
+        tolerance = max(RELEASE_TOLERANCE_BYTES, held_bytes * RELEASE_TOLERANCE_PERCENT // 100)
+        deadline_ms = self._clock.now_ms() + self._limits.release_ms_max
+        while (rest := self._used(child) - child.context_bytes) > tolerance:
+            if self._clock.now_ms() >= deadline_ms:
+                return rest
+            await asyncio.sleep(SAMPLE_SECONDS)
+        return None
+
+    async def _stop(self, engine: EngineName) -> ev.Event:
+        await self._end(engine, Failure("STOPPED", "ended on purpose"))
+        return ev.Stopped(engine)
+
+    # ---- children ----------------------------------------------------------------------------
+
+    async def _child(self, engine: EngineName) -> Child:
+        """The engine's process, forked now if there is none."""
+        child = self._live.get(engine)
+        if child is not None:
+            return child
+        child = await self._children.spawn(engine)
+        child.baseline_bytes = self._meter.baseline_bytes(child.pid)
+        self._live[engine] = child
+        self._go(self._read(child))
+        if (ticks := start_ticks(child.pid)) is not None:
+            await self._book.add_process(child.pid, ticks)
+        return child
+
+    async def _ask(self, child: Child, request: msg.Request, silence_ms_max: int) -> msg.Answer:
+        """One request, one answer. A child silent for longer than the limit is ended."""
+        reply: asyncio.Future[msg.Answer] = asyncio.get_running_loop().create_future()
+        child.reply = reply
+        child.heard_ms = self._clock.now_ms()
+        child.send(request)
+        try:
+            while not reply.done():
+                rest_ms = child.heard_ms + silence_ms_max - self._clock.now_ms()
+                if rest_ms <= 0:
+                    why = f"{child.engine} was silent for {silence_ms_max} ms"
+                    child.end(Failure("ENGINE_HUNG", why))
+                    rest_ms = silence_ms_max
+                await asyncio.wait({reply}, timeout=rest_ms / 1000)
+        finally:
+            child.reply = None
+        answer = reply.result()
+        if isinstance(answer, msg.Failed):
+            raise RequestFailed(answer)
+        return answer
+
+    async def _read(self, child: Child) -> None:
+        """Take in what the child says until it ends, then report the end once."""
+        with contextlib.suppress(ConnectionError, ValueError):
+            while line := await child.reader.readline():
+                self._hear(child, msg.decode_answer(line))
+        await asyncio.wait({child.ended}, timeout=PIPE_TO_END_SECONDS)
+        child.end(Failure("ENGINE_CRASHED", f"{child.engine} closed its pipe"))
+        status = await child.ended
+        failure = child.doom or _crash(child.engine, status)
+        if self._live.get(child.engine) is child:
+            del self._live[child.engine]
+        if child.reply is not None and not child.reply.done():
+            child.reply.set_exception(ChildEnded(failure))
+        elif not child.is_expected_to_end:
+            self._undelivered_deaths.add(child.engine)
+            self._post(ev.EngineDied(child.engine, failure))
+
+    def _hear(self, child: Child, answer: msg.Answer) -> None:
+        child.heard_ms = self._clock.now_ms()
+        if isinstance(answer, msg.TaskProgress):
+            if on_progress := self._on_progress.get(child.engine):
+                on_progress(answer)
+        elif not isinstance(answer, msg.LoadProgress) and child.reply is not None:
+            child.reply.set_result(answer)
+
+    async def _end(self, engine: EngineName, why: Failure) -> None:
+        """End the engine's process on purpose and wait until it is gone."""
+        child = self._live.pop(engine, None)
+        if child is not None:
+            child.is_expected_to_end = True
+            child.end(why)
+            await child.ended
+
+    def _used(self, child: Child) -> int:
+        return self._meter.used_bytes(child.pid, child.baseline_bytes)
+
+    # ---- plumbing ----------------------------------------------------------------------------
+
+    def _go(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _post(self, event: ev.Event) -> None:
+        if not self._closing:
+            self._listener.post(event)
+
+
+class _Peak:
+    """The highest reading while the block runs, sampled; one more reading at both ends."""
+
+    def __init__(self, read: Callable[[], int]) -> None:
+        self._read = read
+        self.bytes = 0
+
+    async def __aenter__(self) -> "_Peak":
+        self._task = asyncio.create_task(self._sample())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.bytes = max(self.bytes, self._read())
+        self._task.cancel()
+
+    async def _sample(self) -> None:
+        while True:
+            self.bytes = max(self.bytes, self._read())
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+
+def _failure(error: CoschedulerError) -> Failure:
+    return Failure(error.reason, error.message, tuple(error.numbers.items()))
+
+
+def _crash(engine: EngineName, status: int) -> Failure:
+    code = os.waitstatus_to_exitcode(status)
+    how = f"signal {-code}" if code < 0 else f"exit status {code}"
+    return Failure(
+        "ENGINE_CRASHED", f"the {engine} engine ended by itself ({how})", (("status", str(code)),)
+    )
