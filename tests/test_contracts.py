@@ -42,7 +42,10 @@ def test_client_and_daemon_run_without_the_engines_libraries(module: str) -> Non
 def test_client_knows_neither_daemon_nor_engines() -> None:
     modules = imported_by("coscheduler.client")
     assert not [name for name in modules if name.startswith("coscheduler.engines")]
-    assert not [name for name in modules if name.startswith("coscheduler.runtime")]
+    runtime = {name for name in modules if name.startswith("coscheduler.runtime")}
+    assert runtime <= {"coscheduler.runtime", "coscheduler.runtime.api"}
+    rpc = {name for name in modules if name.startswith("coscheduler.rpc.")}
+    assert not rpc & {"coscheduler.rpc.server", "coscheduler.rpc.services"}
 
 
 def test_core_is_pure() -> None:
