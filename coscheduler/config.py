@@ -1,10 +1,11 @@
 """TOML -> frozen Settings. Every limit of the product is here, once, with its unit in its name.
 
-Sizes are written as "1.25 GiB" or as a plain number of bytes; paths are relative to the config file.
-An engine whose section is missing is simply not configured; jobs that need it are refused.
+Sizes are written as "1.25 GiB" or as a plain number of bytes; paths are relative to the config
+file. An engine whose section is missing is simply not configured; jobs that need it are refused.
 """
 
 import os
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -129,9 +130,13 @@ class Settings(_Section):
 
 
 def default_address() -> str:
-    """A unix socket in the user's runtime directory, or in the temp directory, one for each user."""
+    """A unix socket in the user's runtime directory, else in a temp directory of the user's own."""
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
-    folder = Path(runtime_dir) if runtime_dir else Path("/tmp") / f"coscheduler-{os.getuid()}"
+    folder = (
+        Path(runtime_dir)
+        if runtime_dir
+        else Path(tempfile.gettempdir()) / f"coscheduler-{os.getuid()}"
+    )
     return f"unix:{folder / 'coscheduler.sock'}"
 
 

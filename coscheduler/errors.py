@@ -58,7 +58,7 @@ class LedgerRefusal(Refused):
 
 
 class Exhausted(CoschedulerError):
-    """A bound (queue, disk, size) is reached; `retry_ms` among the numbers says when to come back."""
+    """A bound (queue, disk, size) is reached; `retry_ms` says when to come back, if ever."""
 
     kind = "exhausted"
 
@@ -97,5 +97,5 @@ def _rebuild(kind: str, reason: str, message: str, numbers: Mapping[str, str]) -
 def from_parts(
     kind: str, reason: str, message: str, numbers: Mapping[str, str]
 ) -> CoschedulerError:
-    """Build the error again on the other side of a pipe or a wire; an unknown kind becomes the base."""
+    """Build the error again beyond a pipe or a wire; an unknown kind becomes the base."""
     return _BY_KIND.get(kind, CoschedulerError)(reason, message, **numbers)

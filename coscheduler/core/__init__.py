@@ -1,1 +1,1 @@
-"""The pure core: events in, commands out. Integers only (bytes, milliseconds); no clocks, no I/O."""
+"""The pure core: events in, commands out. Integers only (bytes, ms); no clocks, no I/O."""

@@ -21,7 +21,7 @@ class CancelRequested:
 
 @dataclass(frozen=True)
 class Described:
-    """An engine has said what it is and which options it has; its process holds no device memory."""
+    """An engine has said what it is and which options it has; it holds no device memory."""
 
     engine: EngineName
     description: EngineDescription

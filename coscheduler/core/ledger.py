@@ -107,7 +107,7 @@ class Ledger:
         self._reservations[key] = Reservation(lines, ReservationState.RESERVED)
 
     def resize(self, key: Key, lines: Lines) -> None:
-        """Replace a reservation's lines, its state kept. Raises LedgerRefusal when growth does not fit."""
+        """Replace a reservation's lines, its state kept. Raises LedgerRefusal for lack of room."""
         entry = self._get(key)
         self._check_room(key, total_bytes(lines) - entry.bytes)
         self._reservations[key] = replace(entry, lines=lines)

@@ -1,7 +1,7 @@
 """The nouns of the scheduler: plain frozen data, integers in bytes and milliseconds.
 
-Nothing here decides anything; `scheduler.py` does. Times are milliseconds of the daemon's clock since
-the Unix epoch, so that they mean the same after a restart.
+Nothing here decides anything; `scheduler.py` does. Times are milliseconds of the daemon's clock
+since the Unix epoch, so that they mean the same after a restart.
 """
 
 from collections.abc import Iterable
@@ -88,7 +88,7 @@ class RunLine:
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of an engine's weights that can be on the device by itself (one transformer layer)."""
+    """A piece of an engine's weights that can be on the device by itself: one transformer layer."""
 
     name: str
     bytes: int
@@ -98,10 +98,10 @@ class Segment:
 class Option:
     """One way for an engine to be in memory.
 
-    `resident` is held from load to unload and does not include the context; `run` is held on top of
-    it while a stage runs. `quality_tier` 0 is the best; only a lower tier may change the output in a
-    way that a listener or reader could notice. `settings_json` is the engine's own note on how to
-    load itself this way; the core never reads it.
+    `resident` is held from load to unload and does not include the context; `run` is held on top
+    of it while a stage runs. `quality_tier` 0 is the best; only another tier may change the output
+    in a way that a listener or reader could notice. `settings_json` is the engine's own note on how
+    to load itself this way; the core never reads it.
     """
 
     name: str
@@ -169,8 +169,8 @@ class JobState(StrEnum):
 class InputRef:
     """Where a stage takes its input from: an artifact, or an output of a stage.
 
-    Exactly one of `artifact` and (`job`, `role`) is set. `job` may be the stage's own job; `role` is
-    "target", "residual" or "transcript".
+    Exactly one of `artifact` and (`job`, `role`) is set. `job` may be the stage's own job; `role`
+    is "target", "residual" or "transcript".
     """
 
     artifact: str = ""
@@ -180,7 +180,7 @@ class InputRef:
 
 @dataclass(frozen=True)
 class Output:
-    """One file that a stage wrote, kept as an artifact. `role` says what it is ("target", "srt")."""
+    """One file that a stage wrote, kept as an artifact; `role` says what it is ("srt")."""
 
     role: str
     artifact: str

@@ -1,10 +1,10 @@
 """How an engine comes into memory for one stage: which option, and who must go. Exact and pure.
 
 Two questions, two functions:
-- `best_tier`: the best quality that this budget can ever give this stage. It depends on the capacity
-  alone, never on who happens to be in memory, so quality does not vary with the load.
-- `plan`: within that tier, the cheapest way to be there now, counting what the evicted will need to
-  come back. None means: wait, somebody busy holds the bytes.
+- `best_tier`: the best quality that this budget can ever give this stage. It depends on the
+  capacity alone, never on who happens to be in memory, so quality does not vary with the load.
+- `plan`: within that tier, the cheapest way to be there now, counting what the evicted will need
+  to come back. None means: wait, somebody busy holds the bytes.
 """
 
 from collections.abc import Iterator, Sequence

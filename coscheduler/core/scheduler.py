@@ -420,7 +420,7 @@ class Scheduler:
     def _room(
         self, engine: EngineName, claimed: set[EngineName], spare_bytes: int | None
     ) -> planner.Room:
-        """What `engine` may plan with: behind a waiting head only its spare bytes, and no evictions."""
+        """What `engine` may plan with: behind a waiting head only spare bytes, and no evictions."""
         free = self.ledger.free_bytes
         if spare_bytes is not None:
             free = max(0, min(free, spare_bytes))

@@ -1,1 +1,1 @@
-"""Engine processes: what runs the models. Implementations are imported only inside their own child."""
+"""Engine processes: what runs the models, each implementation imported only in its own child."""

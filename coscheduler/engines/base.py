@@ -1,13 +1,13 @@
 """What an engine is. Five methods, called in this order by the child's one loop (`host.py`):
 
     describe()            headers only: the options, no device memory
-    start()               libraries, device context, warm-up: what only the end of the process returns
+    start()               libraries, device context, warm-up: gone only with the process
     load(option)          take the option's `resident` bytes, no more
     slices(task)          a generator: each `next` is one slice, its return value is the result
     unload()              give everything back that `load` took
 
-An engine runs in one thread of one process and never speaks to the network unless its config names a
-hub model. It raises `errors.EngineFault` (or `InvalidInput` for bad audio) with a reason and numbers.
+An engine runs in one thread of one process and never speaks to the network. It raises
+`errors.EngineFault` (or `InvalidInput` for bad audio) with a reason and numbers.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -65,7 +65,9 @@ class Engine(Protocol):
     name: EngineName
 
     def describe(self) -> EngineDescription:
-        """Read file headers only and list the options. Raises EngineFault MODEL_MISSING / MODEL_CORRUPT."""
+        """Read file headers only and list the options. Raises EngineFault MODEL_MISSING or
+        MODEL_CORRUPT.
+        """
         ...
 
     def start(self) -> None:
@@ -78,7 +80,8 @@ class Engine(Protocol):
 
     def slices(self, task: Task) -> Generator[Slice, None, StageResult]:
         """Run the stage. Between two `next` calls the host may close the generator (a cancel): the
-        engine must then be loaded and usable as if the task had never been started."""
+        engine must then be loaded and usable as if the task had never been started.
+        """
         ...
 
     def unload(self) -> None:
@@ -86,5 +89,5 @@ class Engine(Protocol):
         ...
 
     def held(self) -> Lines:
-        """Bytes by line by the engine's own count (tensor sizes, allocator, library log); no context."""
+        """Bytes by line by the engine's own count (tensors, allocator, library log); no context."""
         ...

@@ -1,8 +1,8 @@
 """A deterministic engine without a model: for tests of clients and policies, and as an example.
 
-It really takes the memory that it predicts (anonymous pages, touched), so the ledger can be checked
-against the meter with it. Parameters in a separate stage's prompt script it: "crash" ends the process,
-"fail" raises, "slow" makes it run until it is cancelled.
+It really takes the memory that it predicts (anonymous pages, touched), so the ledger can be
+checked against the meter with it. The prompt of a separate stage scripts it: "crash" ends the
+process, "fail" raises, "slow" makes it run until it is cancelled.
 """
 
 import json

@@ -4,8 +4,8 @@ It is exec'ed by the daemon, imports the heavy libraries without touching CUDA, 
 collector (a collection after the fork would un-share the pages), and forks only while it has ONE
 thread. It never imports grpc. It dies with the daemon, and its children die with it.
 
-Over a SEQPACKET socket: {"spawn": engine} with the child's end of a stream socket attached; back come
-{"spawned": pid}, {"refused": why} and, whenever a child ends, {"ended": pid, "status": wait status}.
+Over a SEQPACKET socket: {"spawn": engine} with the child's end of a stream socket attached; back
+come {"spawned": pid}, {"refused": why} and, as children end, {"ended": pid, "status": status}.
 """
 
 import ctypes
@@ -61,7 +61,7 @@ def thread_count() -> int:
 
 
 def preload(engines: tuple[EngineName, ...]) -> None:
-    """Import what the configured engines share; one that is not installed fails later, in its child."""
+    """Import what the configured engines share; what is not installed fails later, in its child."""
     for engine in engines:
         for module in PRELOAD[engine]:
             try:

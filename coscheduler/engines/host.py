@@ -48,7 +48,7 @@ def main(name: EngineName, settings: Settings, connection: socket.socket) -> Non
 
 
 class Host:
-    """One engine, one socket. Requests are carried out in the calling thread, one after the other."""
+    """One engine, one socket. Requests are carried out in the calling thread, one by one."""
 
     def __init__(self, make: Callable[[], Engine], connection: socket.socket) -> None:
         self._make = make

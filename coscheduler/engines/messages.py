@@ -4,7 +4,7 @@
     Describe                         Described | Failed
     Start                            Started | Failed
     LoadOption(option)               OptionLoaded(held) | Failed      (LoadProgress in between)
-    RunTask(task)                    TaskDone(result) | TaskStopped | Failed   (TaskProgress between)
+    RunTask(task)                    TaskDone(result) | TaskStopped | Failed   (TaskProgress)
     CancelTask                       nothing of its own
     UnloadOption                     OptionUnloaded | Failed
 

@@ -13,7 +13,10 @@ from coscheduler.core.model import EngineName, InputRef, Job, Priority, StageKin
 
 @dataclass(frozen=True)
 class StageRequest:
-    """A stage as asked for. `input` None: the stage before, or for the first stage the job's source."""
+    """A stage as asked for. `input` None: the stage before, or for the first the job's source.
+
+    An `input` with a role and without a job means an earlier stage of the same job.
+    """
 
     kind: StageKind
     parameters: dict[str, Any]
@@ -62,7 +65,7 @@ class AudioFacts:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A stored file. `kind` is "audio", "transcript" or "file"; `job` names the job that made it."""
+    """A stored file. `kind`: "audio", "transcript" or "file"; `job` names the job that made it."""
 
     name: str  # "artifacts/9a1e..."
     kind: str
@@ -125,7 +128,7 @@ class GpuSnapshot:
 
 
 class ArtifactWriter(Protocol):
-    """A file on its way in. Nothing is visible before `finish`; leaving without it deletes the rest."""
+    """A file on its way in: nothing is visible before `finish`, and without it nothing stays."""
 
     async def write(self, chunk: bytes) -> None:
         """Append. Raises Exhausted ARTIFACT_TOO_LARGE or DISK_FULL."""
@@ -153,7 +156,9 @@ class DaemonApi(Protocol):
         """
         ...
 
-    async def get_job(self, name: str) -> JobSnapshot: ...
+    async def get_job(self, name: str) -> JobSnapshot:
+        """Raises NotFound JOB_NOT_FOUND."""
+        ...
 
     async def list_jobs(self, page_size: int, page_token: str) -> tuple[list[JobSnapshot], str]:
         """Newest first. The token of the next page is "" on the last."""
@@ -171,13 +176,19 @@ class DaemonApi(Protocol):
         """A final job and its outputs. Raises Refused JOB_NOT_FINAL."""
         ...
 
-    async def begin_artifact(self, kind: str, media_type: str, filename: str) -> ArtifactWriter: ...
+    async def begin_artifact(self, kind: str, media_type: str, filename: str) -> ArtifactWriter:
+        """Raises InvalidInput KIND_UNKNOWN, Exhausted DISK_FULL, Unavailable DRAINING."""
+        ...
 
-    async def get_artifact(self, name: str) -> Artifact: ...
+    async def get_artifact(self, name: str) -> Artifact:
+        """Raises NotFound ARTIFACT_NOT_FOUND."""
+        ...
 
     async def list_artifacts(
         self, page_size: int, page_token: str, job: str
-    ) -> tuple[list[Artifact], str]: ...
+    ) -> tuple[list[Artifact], str]:
+        """Newest first; only those of one job when `job` is given."""
+        ...
 
     async def delete_artifact(self, name: str) -> None:
         """Raises Refused ARTIFACT_IN_USE while a job that is not final reads it."""
@@ -187,4 +198,6 @@ class DaemonApi(Protocol):
         """The bytes from `offset` on, in chunks. Raises InvalidInput OFFSET_OUT_OF_RANGE."""
         ...
 
-    async def gpu(self) -> GpuSnapshot: ...
+    async def gpu(self) -> GpuSnapshot:
+        """The ledger and the engines now."""
+        ...

@@ -141,7 +141,7 @@ class Artifacts:
     async def adopt(
         self, job: str, folder: Path, result: StageResult, duration_ms: int
     ) -> tuple[Output, ...]:
-        """Make the files of a finished stage artifacts of its job; the folder is gone afterwards."""
+        """Make the files of a finished stage artifacts of its job; the folder is gone then."""
         artifacts = [
             await asyncio.to_thread(self._adopt_one, job, folder, file, duration_ms)
             for file in result.files

@@ -65,6 +65,7 @@ class Children:
         self._spawned: asyncio.Future[int] | None = None
         self._children: dict[int, Child] = {}
         self._lock = asyncio.Lock()
+        self._is_closing = False
 
     @property
     def server_pid(self) -> int:
@@ -124,7 +125,8 @@ class Children:
         loop = asyncio.get_running_loop()
         while data := await _receive(loop, control):
             self._take(json.loads(data))
-        log.warning("the fork server ended")
+        if not self._is_closing:
+            log.error("the fork server ended")
         control.close()
         self._process = self._control = None
         if self._spawned is not None and not self._spawned.done():
@@ -150,6 +152,7 @@ class Children:
 
     async def close(self) -> None:
         """End the fork server, and with it every child."""
+        self._is_closing = True
         if self._process is None:
             return
         children = list(self._children.values())
@@ -193,7 +196,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot: with the pid it names a process for good."""
+    """When a process started, in clock ticks since boot: with the pid it names it for good."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except (FileNotFoundError, ProcessLookupError):

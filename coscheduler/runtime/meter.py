@@ -2,8 +2,8 @@
 
 On the CPU "device memory" is the anonymous memory of an engine process: RssAnon + VmSwap of
 /proc/PID/status, minus what it was right after the fork (shared with the fork server until it is
-written). Mapped files (prepared weights) are page cache: the host's side. On a CUDA device it is what
-NVML says; the daemon itself never makes a CUDA context.
+written). Mapped files (prepared weights) are page cache: the host's side. On a CUDA device it is
+what NVML says; the daemon itself never makes a CUDA context.
 """
 
 from pathlib import Path
@@ -105,7 +105,7 @@ class NvmlMeter:
         return self._put_down[pid]
 
     def _foreign_bytes(self, used: int) -> int:
-        """What was there before the first of our processes: taken once, while none holds anything."""
+        """What was there before the first of our processes, taken while none holds anything."""
         if not self._put_down:
             self._before = used
         return self._before

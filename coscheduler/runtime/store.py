@@ -51,7 +51,7 @@ class Store:
 
     @classmethod
     async def open(cls, data_dir: Path) -> "Store":
-        """Open or create. Raises Refused STORE_IN_USE / STORE_TOO_NEW, StoreFault STORE_UNUSABLE."""
+        """Open or create. Raises Refused STORE_IN_USE or STORE_TOO_NEW, StoreFault."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         try:
             connection, lock_fd = await asyncio.get_running_loop().run_in_executor(

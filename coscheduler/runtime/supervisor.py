@@ -1,4 +1,4 @@
-"""Carries the scheduler's commands out on engine processes; every command ends in exactly one event.
+"""Carries the scheduler's commands out on engine processes; each command ends in one event.
 
 For each engine there is at most one child and one request in flight. A child that ends, hangs past
 its limit, or does not give memory back in time is ended and reported as died: its bytes return to
