@@ -1,0 +1,122 @@
+"""The demonstration as a whole, and the examples of the README against the same daemon."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from coscheduler.demo import report
+from coscheduler.demo.__main__ import RECORDING, daemon
+
+ROOT = Path(__file__).resolve().parent.parent
+ROLES = {
+    "target.wav", "residual.wav", "transcript.json", "transcript.srt", "transcript.vtt",
+    "transcript.txt", "transcript.tsv", "analysis.json", "metrics.json",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def address(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A daemon with `configs/demo.toml`, as the demonstration starts it."""
+    with daemon(tmp_path_factory.mktemp("daemon")) as address:
+        yield address
+
+
+def processes_with(text: str) -> list[str]:
+    """Command lines of all living processes that contain `text`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if text in line:
+            found.append(line)
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_demo_beside_a_busy_daemon(address: str, tmp_path: Path) -> None:
+    """The daemon of the fixture holds the store of `configs/demo.toml`; another must be found."""
+    command = [sys.executable, "-m", "coscheduler.demo", "--json", "--out", str(tmp_path)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    metrics = json.loads(answer.stdout.splitlines()[-1])
+    assert metrics["state"] == "SUCCEEDED"
+    assert [stage["stage"] for stage in metrics["stages"]] == ["separate", "transcribe", "analyze"]
+    assert all(stage["run_ms"] > 0 for stage in metrics["stages"])
+    assert {Path(name).name for name in metrics["files"]} == ROLES
+    assert {path.name for path in (tmp_path / RECORDING.stem).iterdir()} == ROLES
+    for piece in ("Transcript", "Analysis", "What each stage took", "What to try next"):
+        assert piece in answer.stderr
+    socket = re.search(r"unix:(\S+/coscheduler\.sock)", answer.stderr)
+    assert socket is not None and not processes_with(socket[1])
+    assert not Path(socket[1]).parent.exists()
+
+
+def examples() -> list[str]:
+    """The Python examples of the README, in order."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [(0, ["separate", "transcribe", "analyze", "are still held"]), (1, ["SUCCEEDED", ".srt"])],
+    ids=["client", "grpc"],
+)
+def test_readme_example_runs(address: str, tmp_path: Path, index: int, expected: list[str]) -> None:
+    shutil.copy(RECORDING, tmp_path / "meeting.flac")
+    (tmp_path / "example.py").write_text(examples()[index])
+    answer = subprocess.run(
+        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=os.environ | {"COSCHEDULER_SERVER": address},
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    for piece in expected:
+        assert piece in answer.stdout
+
+
+def test_readme_examples_are_short() -> None:
+    assert len(examples()) == 2
+    assert all(len(example.splitlines()) <= 30 for example in examples())
+
+
+def test_readme_links_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text()
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    assert len(links) > 5
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_a_daemon_that_cannot_start_is_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "demo.toml"
+    broken.write_text("[device]\nthreads = 0\n")
+    monkeypatch.setattr("coscheduler.demo.__main__.CONFIG", broken)
+    with pytest.raises(SystemExit, match=r"device\.threads"), daemon(tmp_path):
+        pytest.fail("it started")
+
+
+def test_report_shows_numbers_notes_and_long_files_cut(tmp_path: Path) -> None:
+    (tmp_path / "transcript.txt").write_text("".join(f"line {n} [a]\n" for n in range(30)))
+    stage = {
+        "stage": "separate", "state": "SUCCEEDED", "wait_ms": 0, "load_ms": 1500, "run_ms": 2500,
+        "predicted_peak_bytes": 64 * 2**20, "measured_peak_bytes": 60 * 2**20,
+        "real_time_factor": 0.1, "option": "float32", "notes": ["the target is [silent]"],
+    }  # fmt: skip
+    console = Console(record=True, width=120, file=io.StringIO())
+    report.show(console, {"job": "jobs/1", "state": "SUCCEEDED", "stages": [stage]}, tmp_path)
+    text = console.export_text()
+    for piece in ("1.5 s", "64 MiB", "60 MiB", "0.10 x", "the target is [silent]", "[a]"):
+        assert piece in text
+    assert "and 10 lines more" in text and "line 25" not in text
