@@ -72,17 +72,22 @@ def total_bytes(lines: Iterable[LineBytes]) -> int:
 class RunLine:
     """Device bytes held only while a stage runs: fixed + per second of audio, up to `seconds_max`.
 
-    An engine that works in windows stops growing at its window, which is what `seconds_max` says.
+    An engine that works in windows stops growing at its window, which is what `seconds_max` says;
+    one that holds whole windows side by side grows by `seconds_step`. Lines of different `phase`
+    are never held at the same time.
     """
 
     line: Line
     fixed_bytes: int
     bytes_per_second: int = 0
     seconds_max: int = 0
+    seconds_step: int = 1
+    phase: str = ""
 
     def at(self, duration_ms: int) -> LineBytes:
-        """The line for a recording of `duration_ms`; the last started second counts in full."""
-        seconds = min(-(-duration_ms // 1000), self.seconds_max)
+        """The line for a recording of `duration_ms`; the last started step counts in full."""
+        steps = -(-duration_ms // (1000 * self.seconds_step))
+        seconds = min(steps * self.seconds_step, self.seconds_max)
         return LineBytes(self.line, self.fixed_bytes + self.bytes_per_second * seconds)
 
 
@@ -115,8 +120,15 @@ class Option:
     settings_json: str = "{}"
 
     def run_lines(self, duration_ms: int) -> Lines:
-        """What running one stage over `duration_ms` of audio holds beside `resident`."""
-        return tuple(line.at(duration_ms) for line in self.run)
+        """What running one stage over `duration_ms` of audio holds at most beside `resident`: the
+        lines of that phase which holds most, the first of equals.
+        """
+        phases = dict.fromkeys(line.phase for line in self.run)
+        held = [
+            tuple(line.at(duration_ms) for line in self.run if line.phase == phase)
+            for phase in phases
+        ]
+        return max(held, key=total_bytes, default=())
 
     def peak_bytes(self, duration_ms: int) -> int:
         """Predicted peak of the option without the context, bytes."""
