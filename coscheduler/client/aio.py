@@ -1,7 +1,7 @@
 """The asyncio client."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from coscheduler.client.results import RunResult, ignore_update
 from coscheduler.client.transfer import (
     Landing,
     OnBytes,
+    Stoppable,
     clean_name,
     ignore_bytes,
     kind_of,
@@ -72,6 +73,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connection; calls in flight end with Unavailable."""
         await self._channel.close()
+        self._upload_channel.close()
 
     async def create_job(self, request: JobRequest) -> JobSnapshot:
         """Ask for a job; repeating the same request returns the same job."""
@@ -138,27 +140,35 @@ class AsyncClient:
     ) -> Artifact:
         """Send a file. `kind` and `media_type` are told from its name unless given.
 
-        `on_progress(done_bytes, total_bytes)` is called after each chunk.
+        `on_progress(done_bytes, total_bytes)` is called in the event loop, after each chunk.
         """
         label = label_of(Path(path), kind, media_type)
         with open_source(Path(path)) as file:
-            messages = upload_messages(file, label, on_progress)
-            return convert.artifact_from_wire(await self._answer(self._send(messages)))
+            report = _in_this_loop(on_progress)
+            messages = Stoppable(upload_messages(file, label, report))
+            return convert.artifact_from_wire(await self._send(messages))
 
-    async def _send(
-        self, messages: Iterator[artifact_pb2.WriteArtifactRequest]
-    ) -> artifact_pb2.Artifact:
-        call = self._artifacts.WriteArtifact()
+    async def _send(self, messages: Stoppable) -> artifact_pb2.Artifact:
+        """Upload through the blocking stub, whose future needs no thread of ours.
+
+        grpc.aio itself would not do: when the daemon refuses a file half way, it may report its own
+        failed write instead of the daemon's status.
+        """
+        stub = artifact_pb2_grpc.ArtifactServiceStub(self._upload_channel)
+        call = stub.WriteArtifact.future(iter(messages))
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake(_: object) -> None:
+            loop.call_soon_threadsafe(done.set)
+
+        call.add_done_callback(wake)
         try:
-            while (message := await asyncio.to_thread(next, messages, None)) is not None:
-                await call.write(message)
-            await call.done_writing()
-        except asyncio.InvalidStateError:
-            pass  # the daemon has refused the file before its end: awaiting the call says why
-        except BaseException:
+            await done.wait()
+            return call.result()
+        except grpc.RpcError as error:
+            raise messages.fault or status.from_rpc_error(error, self.address) from None
+        finally:
             call.cancel()
-            raise
-        return await call
 
     async def download(
         self, artifact: Artifact | str, path: Path | str, on_progress: OnBytes = ignore_bytes
@@ -255,7 +265,7 @@ class AsyncClient:
         return RunResult(snapshot, await self.fetch(snapshot, out) if out is not None else {})
 
     async def _ask(
-        self, method: grpc.aio.UnaryUnaryMultiCallable[Question, Answer], message: Question
+        self, method: "grpc.aio.UnaryUnaryMultiCallable[Question, Answer]", message: Question
     ) -> Answer:
         return await self._answer(method(message, timeout=CALL_SECONDS_MAX))
 
@@ -270,13 +280,30 @@ class AsyncClient:
         return grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
 
     @cached_property
-    def _jobs(self) -> job_pb2_grpc.JobServiceAsyncStub:
+    def _upload_channel(self) -> grpc.Channel:
+        return grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+
+    @cached_property
+    def _jobs(self) -> "job_pb2_grpc.JobServiceAsyncStub":
         return job_pb2_grpc.JobServiceStub(self._channel)
 
     @cached_property
-    def _artifacts(self) -> artifact_pb2_grpc.ArtifactServiceAsyncStub:
+    def _artifacts(self) -> "artifact_pb2_grpc.ArtifactServiceAsyncStub":
         return artifact_pb2_grpc.ArtifactServiceStub(self._channel)
 
     @cached_property
-    def _gpu(self) -> gpu_pb2_grpc.GpuServiceAsyncStub:
+    def _gpu(self) -> "gpu_pb2_grpc.GpuServiceAsyncStub":
         return gpu_pb2_grpc.GpuServiceStub(self._channel)
+
+
+def _in_this_loop(on_bytes: OnBytes) -> OnBytes:
+    """The callback for another thread to call: it runs in this loop, and its errors come back."""
+    loop = asyncio.get_running_loop()
+
+    async def run(done_bytes: int, total_bytes: int) -> None:
+        on_bytes(done_bytes, total_bytes)
+
+    def report(done_bytes: int, total_bytes: int) -> None:
+        asyncio.run_coroutine_threadsafe(run(done_bytes, total_bytes), loop).result()
+
+    return report if on_bytes is not ignore_bytes else ignore_bytes

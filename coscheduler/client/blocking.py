@@ -1,7 +1,7 @@
 """The blocking client: the same calls as `AsyncClient`, for code without an event loop."""
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from coscheduler.client.results import RunResult, ignore_update
 from coscheduler.client.transfer import (
     Landing,
     OnBytes,
+    Stoppable,
     clean_name,
     ignore_bytes,
     kind_of,
@@ -44,23 +45,6 @@ from coscheduler.v1 import (
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
-
-
-class Stoppable:
-    """Messages of an upload, read by a thread of grpc, which would only print what goes wrong.
-
-    An error ends them early instead (the daemon then keeps nothing) and is kept in `fault`.
-    """
-
-    def __init__(self, messages: Iterator[artifact_pb2.WriteArtifactRequest]) -> None:
-        self._messages = messages
-        self.fault: Exception | None = None
-
-    def __iter__(self) -> Iterator[artifact_pb2.WriteArtifactRequest]:
-        try:
-            yield from self._messages
-        except Exception as fault:
-            self.fault = fault
 
 
 class Client:
@@ -262,7 +246,7 @@ class Client:
         return RunResult(snapshot, self.fetch(snapshot, out) if out is not None else {})
 
     def _ask(
-        self, method: grpc.UnaryUnaryMultiCallable[Question, Answer], message: Question
+        self, method: "grpc.UnaryUnaryMultiCallable[Question, Answer]", message: Question
     ) -> Answer:
         try:
             return method(message, timeout=CALL_SECONDS_MAX)

@@ -57,6 +57,23 @@ def upload_messages(
     yield WriteArtifactRequest(finish_write=finish)
 
 
+class Stoppable:
+    """Messages of an upload, read by a thread of grpc, which would only print what goes wrong.
+
+    An error ends them early instead (the daemon then keeps nothing) and is kept in `fault`.
+    """
+
+    def __init__(self, messages: Iterator[WriteArtifactRequest]) -> None:
+        self._messages = messages
+        self.fault: Exception | None = None
+
+    def __iter__(self) -> Iterator[WriteArtifactRequest]:
+        try:
+            yield from self._messages
+        except Exception as fault:
+            self.fault = fault
+
+
 def label_of(path: Path, kind: str | None, media_type: str | None) -> convert.FileLabel:
     """What to say of a file; what is not given is told from its name."""
     guessed = mimetypes.guess_type(path.name)[0] or "application/octet-stream"

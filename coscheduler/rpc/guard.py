@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
 from coscheduler.rpc import status
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # generic for type checkers only
 PREFIX = "/coscheduler.v1."
 WATCH = "/coscheduler.v1.JobService/WatchJob"
 BUILDERS: dict[tuple[bool, bool], Callable[..., Handler]] = {  # by (request, response) streaming
@@ -27,9 +27,9 @@ class Guard(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
+    ) -> Handler:
         """Called by grpc for each call; returns the handler to use."""
         handler = await continuation(handler_call_details)
         call = handler_call_details.method

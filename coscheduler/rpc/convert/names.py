@@ -23,6 +23,10 @@ class Names(Generic[Plain, Wire]):
         self._wire_of = dict(wire_of)
         self._plain_of: dict[int, Plain] = {number: plain for plain, number in wire_of.items()}
 
+    def known(self) -> list[Plain]:
+        """Every plain value, in the order of the numbers."""
+        return [self._plain_of[number] for number in sorted(self._plain_of)]
+
     def to_wire(self, plain: Plain) -> Wire:
         """The number of a plain value; 0 (unspecified) for one that this version does not know."""
         return self._wire_of.get(plain, cast("Wire", 0))
