@@ -37,7 +37,7 @@ TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
 }
 
 
-class IllegalTransition(Exception):  # noqa: N818 - named as the field names it
+class IllegalTransition(Exception):
     """An event came that the job's state does not allow: a bug in the caller."""
 
     def __init__(self, state: JobState, event: JobEvent) -> None:

@@ -37,7 +37,7 @@ RELEASE_TOLERANCE_BYTES = 16 * MIB
 RELEASE_TOLERANCE_PERCENT = 5
 
 
-class ChildEnded(Exception):  # noqa: N818 - an event, not a mistake
+class ChildEnded(Exception):
     """The process ended while a request was in flight."""
 
     def __init__(self, failure: Failure) -> None:
@@ -45,7 +45,7 @@ class ChildEnded(Exception):  # noqa: N818 - an event, not a mistake
         self.failure = failure
 
 
-class RequestFailed(Exception):  # noqa: N818
+class RequestFailed(Exception):
     """The engine answered Failed and is still there."""
 
     def __init__(self, answer: msg.Failed) -> None:
