@@ -40,6 +40,7 @@ SERVICES = (
 KEEPALIVE_TIMEOUT_MS = 10_000
 PING_INTERVAL_MS_MIN = 5_000  # a client that pings more often is cut off
 METADATA_BYTES_MAX = 64 * 1024
+LAST_WORDS_SECONDS = 0.25  # for streams to deliver what is already on its way to their readers
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Front:
         stopping = asyncio.create_task(self._server.stop(self._drain_ms_max / 1000))
         await self._guard.settle(self._drain_ms_max)
         await self._daemon.close(max(0, round(1000 * (deadline - time.monotonic()))))
-        await self._server.stop(0)
+        await self._server.stop(LAST_WORDS_SECONDS)
         await stopping
         if self.address.startswith("unix:"):
             listen.socket_path(self.address).unlink(missing_ok=True)
