@@ -14,7 +14,7 @@ is close to `sqrt(width)`; column 0 of the output matrix therefore adds a consta
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gguf
 import numpy as np
@@ -41,7 +41,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 PUNCTUATION = frozenset(".,0123456789{}[]:")
-CONTROL, NORMAL = 3, 1  # token types of the GGUF format
+NORMAL, CONTROL, UNUSED = 1, 3, 5  # token types of the GGUF format
 
 Array = npt.NDArray[Any]
 
@@ -57,6 +57,7 @@ class Shape:
     feed_forward: int = 128
     n_ctx_train: int = 16_384
     vocab_padding: int = 0  # unused tokens at the end, to make the logits as wide as a real model's
+    weights: Literal["F16", "Q8_0", "Q4_0"] = "F16"  # quantised ones need widths divisible by 32
 
 
 def write(path: Path, seed: int = 0, shape: Shape | None = None) -> None:
@@ -67,8 +68,13 @@ def write(path: Path, seed: int = 0, shape: Shape | None = None) -> None:
     writer = gguf.GGUFWriter(path, "llama")
     _add_metadata(writer, shape)
     _add_tokenizer(writer, tokens, merges)
+    kind = gguf.GGMLQuantizationType[shape.weights]
     for name, tensor in _tensors(tokens, shape, seed).items():
-        writer.add_tensor(name, tensor)
+        if tensor.ndim == 2:
+            stored = gguf.quants.quantize(tensor, kind)
+            writer.add_tensor(name, stored, raw_dtype=kind)
+        else:
+            writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -102,8 +108,10 @@ def _vocabulary() -> tuple[list[str], list[str]]:
     return [*tokens, BOS, END, *ROLES], list(merges)
 
 
-def _is_control(token: str) -> bool:
-    return token.startswith("<|") and token.endswith("|>")
+def _token_type(token: str) -> int:
+    if token.startswith("<|unused"):
+        return UNUSED
+    return CONTROL if token in (BOS, END, *ROLES) else NORMAL
 
 
 def _add_metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:
@@ -122,7 +130,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokens: list[str], merges: list[str]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
-    writer.add_token_types([CONTROL if _is_control(token) else NORMAL for token in tokens])
+    writer.add_token_types([_token_type(token) for token in tokens])
     writer.add_token_merges(merges)
     writer.add_bos_token_id(tokens.index(BOS))
     writer.add_eos_token_id(tokens.index(END))
@@ -131,12 +139,11 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokens: list[str], merges: list[str]
 
 
 def _tensors(tokens: list[str], shape: Shape, seed: int) -> dict[str, Array]:
-    """All weights by their GGUF names, matrices in float16 as (outputs, inputs)."""
+    """All weights by their GGUF names, float32; matrices are (outputs, inputs)."""
     rng = np.random.default_rng(seed)
 
     def matrix(rows: int, columns: int, scale: float) -> Array:
-        values = rng.standard_normal((rows, columns), dtype=np.float32) * np.float32(scale)
-        return values.astype(np.float16)
+        return rng.standard_normal((rows, columns), dtype=np.float32) * np.float32(scale)
 
     width, kv_width = shape.width, shape.width // shape.head_count * shape.kv_head_count
     inner = 1 / math.sqrt(width)
@@ -176,7 +183,7 @@ def _bias(token: str) -> float:
         return 0.6
     if token == END:
         return 0.2
-    if _is_control(token):
+    if _token_type(token) != NORMAL:
         return -20.0
     if token[1:] in WORDS:
         return 0.0

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from coscheduler.engines.forkserver import die_with_parent
 from coscheduler.errors import EngineFault
 
 SECONDS_MAX = 120
@@ -43,12 +44,18 @@ def measure(
         "contexts": list(contexts),
         "n_batch": n_batch,
         "threads": threads,
+        "parent_pid": os.getpid(),
     }
     command = [sys.executable, "-m", __spec__.name, json.dumps(request)]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, timeout=SECONDS_MAX, check=False
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=SECONDS_MAX,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise _unsupported(path, f"no answer within {SECONDS_MAX} s") from None
@@ -83,10 +90,12 @@ def _measure_here(request: dict[str, Any]) -> list[Sizes]:
 
 def main() -> int:
     """Read the request from the command line, print the sizes as JSON; a fault goes to stderr."""
+    request = json.loads(sys.argv[1])
+    die_with_parent(request["parent_pid"])
     try:
-        sizes = _measure_here(json.loads(sys.argv[1]))
+        sizes = _measure_here(request)
     except EngineFault as fault:
-        print(fault.message, file=sys.stderr)
+        print(fault.numbers["detail"], file=sys.stderr)
         return 1
     print(json.dumps([asdict(entry) for entry in sizes]))
     return 0

@@ -9,7 +9,7 @@ import ctypes
 import json
 import logging
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PROGRESS_STEPS = 1000
 OUTPUT_NAME = "analysis.json"
 CONTEXT_BYTES = {"cpu": 24 * 1024 * 1024, "cuda": 400 * 1024 * 1024}  # until it has been measured
 
@@ -179,9 +178,7 @@ class AnalysisEngine:
             self._device.index if is_gpu else None,
             choice.n_gpu_layers,
         )
-        model = native.Model(
-            spec, journal, lambda part: on_progress(int(part * PROGRESS_STEPS), PROGRESS_STEPS)
-        )
+        model = native.Model(spec, journal, _percent(on_progress))
         weights_bytes = self._on_device(journal.buffers("model"))
         try:
             chat = ChatFormat(
@@ -366,6 +363,19 @@ class AnalysisEngine:
                 "n_ctx": self._need_loaded().choice.n_ctx,
             },
         )
+
+
+def _percent(on_progress: OnProgress) -> Callable[[float], None]:
+    """Report each whole per cent once; llama.cpp calls back for every tensor."""
+    reported = -1
+
+    def on_fraction(fraction: float) -> None:
+        nonlocal reported
+        if int(fraction * 100) > reported:
+            reported = int(fraction * 100)
+            on_progress(reported, 100)
+
+    return on_fraction
 
 
 def _open(loaded: _Loaded) -> "native.Context":

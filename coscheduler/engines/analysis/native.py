@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import llama_cpp.llama_cpp as api
 import numpy as np
@@ -45,27 +45,27 @@ _GPU_DEVICE = 1  # GGML_BACKEND_DEVICE_TYPE_GPU; 0 is the CPU
 
 
 class Journal:
-    """The library's log: forwarded to `logging`, its last lines kept. Its sink is process-wide."""
+    """The library's log: forwarded to `logging`, its last lines kept."""
+
+    current: ClassVar["Journal | None"] = None  # the library has one sink for the whole process
 
     def __init__(self) -> None:
         self.lines: deque[str] = deque(maxlen=JOURNAL_LINES_MAX)
-        self.last_error = ""
-        self._callback = api.llama_log_callback(self._on_line)  # must outlive every later call
-        api.llama_log_set(self._callback, ctypes.c_void_p(0))
+        self.first_error = ""
+        self.begin()
 
-    def _on_line(self, level: int, text: bytes | None, _user: object) -> None:
-        line = (text or b"").decode("utf-8", errors="replace").strip()
-        if level == _CONTINUED or not line:
-            return  # progress dots
-        self.lines.append(line)
-        if level == _ERROR:
-            self.last_error = line
-        log.log(_LEVELS.get(level, logging.DEBUG), "%s", line)
-
-    def clear(self) -> None:
-        """Forget the lines, before something whose lines are to be read."""
+    def begin(self) -> None:
+        """Become the sink and forget the lines, before a call whose lines are to be read."""
+        Journal.current = self
         self.lines.clear()
-        self.last_error = ""
+        self.first_error = ""
+
+    def write(self, level: int, line: str) -> None:
+        """Keep a line and pass it on."""
+        self.lines.append(line)
+        if level == _ERROR and not self.first_error:  # the cause; later ones say what it broke
+            self.first_error = line
+        log.log(_LEVELS.get(level, logging.DEBUG), "%s", line)
 
     def buffers(self, kind: str) -> dict[str, int]:
         """Bytes of the buffers of a kind ("model", "KV", "compute", ...) by device."""
@@ -82,9 +82,18 @@ class Journal:
         return sum(round(float(match[1]) * MIB) for match in matches if match is not None)
 
 
+@api.llama_log_callback  # type: ignore[untyped-decorator]
+def _sink(level: int, text: bytes | None, _user: object) -> None:
+    """Get every line of the library, which keeps this address: hence a function of the module."""
+    line = (text or b"").decode("utf-8", errors="replace").strip()
+    if Journal.current is not None and line and level != _CONTINUED:  # dots of progress
+        Journal.current.write(level, line)
+
+
 def open_library() -> Journal:
-    """Take over the log, then initialise the library: once per process, keep the journal."""
+    """Take over the log, then initialise the library. May be called again."""
     journal = Journal()
+    api.llama_log_set(_sink, ctypes.c_void_p(0))
     api.llama_backend_init()
     return journal
 
@@ -113,7 +122,7 @@ class Model:
 
         Raises EngineFault MODEL_LOAD_FAILED, or what `on_progress` raised; nothing is held then.
         """
-        journal.clear()
+        journal.begin()
         raised: list[BaseException] = []
         params = _model_params(spec)
         callback = _progress_callback(on_progress, raised)
@@ -123,9 +132,12 @@ class Model:
             self.close()
             raise raised[0]
         if self._handle is None:
-            why = journal.last_error or "the library gave no reason"
+            why = journal.first_error or "the library gave no reason"
             raise EngineFault(
-                "MODEL_LOAD_FAILED", f"llama.cpp cannot load {spec.path}: {why}", path=spec.path
+                "MODEL_LOAD_FAILED",
+                f"llama.cpp cannot load {spec.path}: {why}",
+                path=spec.path,
+                detail=why,
             )
         self._vocab = api.llama_model_get_vocab(self._handle)
         self.vocab_size: int = api.llama_vocab_n_tokens(self._vocab)
@@ -193,9 +205,17 @@ class Model:
         return "" if token < 0 else self.piece(token, special=True).decode("utf-8", "replace")
 
     def control_texts(self) -> tuple[str, ...]:
-        """Texts that the tokenizer would read as control tokens, the longest first."""
-        control = (t for t in range(self.vocab_size) if api.llama_vocab_is_control(self.vocab, t))
-        texts = {self._text_of(token) for token in control}
+        """Texts that the tokenizer would read as control tokens, the longest first.
+
+        Some models declare theirs as "user defined"; of those, the ones that look like markup.
+        """
+        texts = set()
+        for token in range(self.vocab_size):
+            kind = api.llama_vocab_get_attr(self.vocab, token)
+            if kind & (api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_USER_DEFINED):
+                text = self._text_of(token)
+                if kind & api.LLAMA_TOKEN_ATTR_CONTROL or text.startswith("<"):
+                    texts.add(text)
         return tuple(sorted(texts - {""}, key=lambda text: (-len(text), text)))
 
     def chat_template(self) -> str:
@@ -220,16 +240,17 @@ class Context:
 
     def __init__(self, model: Model, spec: ContextSpec, journal: Journal) -> None:
         """Allocate. Raises EngineFault CONTEXT_FAILED; nothing is held then."""
-        journal.clear()
+        journal.begin()
         self.vocab_size = model.vocab_size
         self._handle = api.llama_init_from_model(model.handle, _context_params(spec))
         if self._handle is None:
-            why = journal.last_error or "the library gave no reason"
+            why = journal.first_error or "the library gave no reason"
             raise EngineFault(
                 "CONTEXT_FAILED",
                 f"llama.cpp cannot make a context of {spec.n_ctx} tokens in {spec.kv_type}: {why}",
                 n_ctx=spec.n_ctx,
                 kv_type=spec.kv_type,
+                detail=why,
             )
 
     @property

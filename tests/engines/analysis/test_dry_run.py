@@ -1,0 +1,50 @@
+"""The library's own sizes, asked for without allocation, against what it then allocates."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from coscheduler.engines.analysis import dry_run, footprint, header, native
+from coscheduler.errors import EngineFault
+
+CONTEXTS = [(1024, "f16"), (512, "q8_0"), (512, "q4_0")]
+
+
+def test_sizes_are_those_of_a_real_context(write_model: Callable[..., Path]) -> None:
+    path = write_model(layer_count=4, width=256, head_count=4, kv_head_count=2, feed_forward=1024)
+    sizes = dry_run.measure(path, CONTEXTS, n_batch=256, threads=1)
+    journal = native.open_library()
+    model = native.Model(native.ModelSpec(path, use_mmap=False), journal)
+    arithmetic = footprint.of(header.read(path))
+    for (n_ctx, kv_type), size in zip(CONTEXTS, sizes, strict=True):
+        context = native.Context(model, native.ContextSpec(n_ctx, 256, kv_type, 1), journal)
+        assert size.kv_bytes == sum(journal.buffers("KV").values())
+        assert size.compute_bytes == sum(journal.buffers("compute").values())
+        assert abs(size.kv_bytes - arithmetic.kv_bytes(n_ctx, kv_type, 256)) < 0.01 * 2**20
+        context.close()
+    model.close()
+
+
+def test_unknown_architecture_is_a_fault_with_the_librarys_reason(tmp_path: Path) -> None:
+    path = tmp_path / "new.gguf"
+    writer = gguf.GGUFWriter(path, "notyetinvented")
+    writer.add_block_count(1)
+    writer.add_tensor("token_embd.weight", np.zeros(32, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(EngineFault) as caught:
+        dry_run.measure(path, [(512, "f16")], n_batch=256, threads=1)
+    assert caught.value.reason == "MODEL_UNSUPPORTED"
+    assert "notyetinvented" in caught.value.message
+
+
+def test_kv_type_that_the_model_does_not_allow(write_model: Callable[..., Path]) -> None:
+    path = write_model(width=48, head_count=2, kv_head_count=1)  # heads of 24
+    with pytest.raises(EngineFault) as caught:
+        dry_run.measure(path, [(512, "q8_0")], n_batch=256, threads=1)
+    assert caught.value.reason == "MODEL_UNSUPPORTED"
