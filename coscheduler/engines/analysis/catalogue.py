@@ -22,12 +22,6 @@ from coscheduler.engines.analysis.transcript import Transcript
 from coscheduler.errors import InvalidInput
 
 CUSTOM = "_custom"
-TEXT_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"text": {"type": "string"}},
-    "required": ["text"],
-    "additionalProperties": False,
-}
 
 
 class _File(BaseModel):

@@ -30,7 +30,9 @@ class ChatFormat:
         """
         self._special = {"bos_token": bos_text, "eos_token": eos_text}
         self._control = re.compile("|".join(re.escape(text) for text in control_texts) or r"(?!)")
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
@@ -63,9 +65,13 @@ class ChatFormat:
 
     def _render(self, messages: Messages) -> str:
         assert self._template is not None
-        return self._template.render(
-            messages=messages, add_generation_prompt=True, enable_thinking=False, **self._special
-        )
+        values = {"messages": messages, "add_generation_prompt": True, "enable_thinking": False}
+        try:
+            return self._template.render(values | self._special)
+        except jinja2.TemplateError:
+            raise
+        except Exception as error:  # a stranger's program: it may raise anything
+            raise jinja2.TemplateError(f"{type(error).__name__}: {error}") from error
 
     def _render_merged(self, messages: Messages) -> str:
         whole = "\n\n".join(message["content"] for message in messages)

@@ -6,14 +6,12 @@ not fit the context; decode the prompt in chunks of `n_batch` tokens; draw the a
 """
 
 import ctypes
-import json
 import logging
 import os
 from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import jsonschema
+from typing import TYPE_CHECKING
 
 from coscheduler.config import AnalysisSettings, Settings
 from coscheduler.core.model import (
@@ -25,25 +23,22 @@ from coscheduler.core.model import (
     Option,
     Segment,
 )
-from coscheduler.engines.analysis import catalogue, closing, dry_run, footprint, header, options
-from coscheduler.engines.analysis import transcript as transcripts
+from coscheduler.engines.analysis import dry_run, footprint, header, options
 from coscheduler.engines.analysis.chat import ChatFormat
-from coscheduler.engines.base import OnProgress, OutputFile, Slice, StageResult, Task
+from coscheduler.engines.base import OnProgress, Slice, StageResult, Task
 from coscheduler.errors import EngineFault, Refused
-from coscheduler.stages import AnalyzeParameters
 
 if TYPE_CHECKING:
     from coscheduler.engines.analysis import native
 
 log = logging.getLogger(__name__)
 
-OUTPUT_NAME = "analysis.json"
 CONTEXT_BYTES = {"cpu": 24 * 1024 * 1024, "cuda": 400 * 1024 * 1024}  # until it has been measured
 
 
 @dataclass
 class _Loaded:
-    """What `load` holds. `context` is None only between closing one and opening the next."""
+    """What `load` holds."""
 
     option: Option
     choice: options.Choice
@@ -53,33 +48,6 @@ class _Loaded:
     context: "native.Context | None" = None
     kv_bytes: int = 0
     compute_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class _Request:
-    """One task, ready to decode."""
-
-    template: catalogue.Template
-    language: str
-    prompt: list[int]
-    tokens_max: int
-    seed: int
-    is_empty: bool
-
-
-@dataclass
-class _Answer:
-    """What was drawn so far. `finish`: "stop" when the model ended it, "length" when it was cut."""
-
-    data: bytearray
-    token_count: int = 0
-    finish: str = "length"
-
-    @property
-    def text(self) -> str:
-        """The bytes as text; a character cut in two is left out, damaged ones are replaced."""
-        text = self.data.decode("utf-8", "replace")
-        return text.rstrip("\ufffd") if self.finish == "length" else text
 
 
 class AnalysisEngine:
@@ -153,6 +121,7 @@ class AnalysisEngine:
         # It reads these once, when the library is loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         os.environ.setdefault("GOMP_SPINCOUNT", "0")
+        os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort would start a debugger and wait
         try:
             from coscheduler.engines.analysis import native
         except ImportError as error:
@@ -207,8 +176,11 @@ class AnalysisEngine:
             raise RuntimeError("load before start")
         return self._journal
 
-    def _open_context(self) -> None:
-        """Make the context of the loaded option and note its sizes."""
+    def _open_context(self) -> "native.Context":
+        """Make the context of the loaded option and note its sizes.
+
+        It is missing after a load, and where making it again failed at the end of a task.
+        """
         from coscheduler.engines.analysis import native
 
         loaded, journal = self._need_loaded(), self._started()
@@ -223,6 +195,7 @@ class AnalysisEngine:
         caches = (journal.buffers("KV"), journal.buffers("RS"))  # attention, recurrent state
         loaded.kv_bytes = sum(self._on_device(buffers) for buffers in caches)
         loaded.compute_bytes = self._on_device(journal.buffers("compute"))
+        return loaded.context
 
     def _renew_context(self) -> None:
         """Back to the state after `load`.
@@ -263,106 +236,26 @@ class AnalysisEngine:
     def slices(self, task: Task) -> Generator[Slice, None, StageResult]:
         """Answer one task; writes `analysis.json`.
 
-        Raises InvalidInput TRANSCRIPT_INVALID / TEMPLATE_UNKNOWN, EngineFault TRANSCRIPT_TOO_LONG,
-        OUTPUT_TRUNCATED, OUTPUT_INVALID or DECODE_FAILED.
+        Raises InvalidInput PARAMETER_INVALID / TEMPLATE_UNKNOWN / TRANSCRIPT_INVALID, EngineFault
+        TRANSCRIPT_TOO_LONG, OUTPUT_TRUNCATED, OUTPUT_INVALID or DECODE_FAILED.
         """
+        from coscheduler.engines.analysis import answering
+
         loaded = self._need_loaded()
-        if loaded.context is None:  # the last task ended in an error that took the context along
-            self._open_context()
-        request = self._request(task)
+        request = answering.request_for(task, loaded.model, loaded.chat, loaded.choice.n_ctx)
+        context = loaded.context or self._open_context()
+        answer = answering.Answer()
         total = len(request.prompt) + request.tokens_max
-        answer = _Answer(bytearray())
         self._is_running = True
         try:
-            for done in self._read_prompt(loaded, request):
+            for done in answering.read_prompt(context, request, self._settings.n_batch):
                 yield Slice(done, total, "reading the transcript")
-            for _ in self._write_answer(loaded, request, answer):
-                yield Slice(len(request.prompt) + answer.token_count, total, "writing")
+            with closing(answering.write_answer(loaded.model, context, request, answer)) as written:
+                for done in written:
+                    yield Slice(len(request.prompt) + done, total, "writing")
         finally:
             self._renew_context()
-        return self._result(task, request, answer)
-
-    def _request(self, task: Task) -> _Request:
-        loaded = self._need_loaded()
-        parameters = AnalyzeParameters.model_validate(dict(task.parameters))
-        template = catalogue.load(parameters.template or catalogue.CUSTOM)
-        transcript = transcripts.read(task.input_path)
-        text = loaded.chat.prompt(template.messages(transcript, parameters.prompt))
-        add_special = not loaded.chat.starts_with_bos(text)
-        prompt = loaded.model.tokenize(text, add_special=add_special, parse_special=True)
-        self._check_fits(len(prompt), parameters.tokens_max, loaded.choice.n_ctx)
-        return _Request(
-            template,
-            transcript.language,
-            prompt,
-            parameters.tokens_max,
-            parameters.seed,
-            is_empty=not transcript.turns,
-        )
-
-    def _check_fits(self, tokens: int, tokens_max: int, n_ctx: int) -> None:
-        if tokens + tokens_max > n_ctx:
-            raise EngineFault(
-                "TRANSCRIPT_TOO_LONG",
-                f"the prompt has {tokens} tokens and the answer may take {tokens_max}; "
-                f"the context holds {n_ctx}",
-                tokens=tokens,
-                tokens_max=tokens_max,
-                n_ctx=n_ctx,
-            )
-
-    def _read_prompt(self, loaded: _Loaded, request: _Request) -> Generator[int]:
-        """Decode the prompt, one chunk for each `next`; yields the tokens done."""
-        context = _open(loaded)
-        for start in range(0, len(request.prompt), self._settings.n_batch):
-            chunk = request.prompt[start : start + self._settings.n_batch]
-            context.decode(chunk)
-            yield start + len(chunk)
-
-    def _write_answer(self, loaded: _Loaded, request: _Request, answer: _Answer) -> Generator[None]:
-        """Draw tokens into `answer` until the model ends it or the limit is reached."""
-        from coscheduler.engines.analysis import native
-
-        template, context = request.template, _open(loaded)
-        sampling = native.Sampling(
-            template.temperature, template.top_k, template.top_p, request.seed
-        )
-        sampler = native.Sampler(loaded.model, sampling, template.grammar)
-        try:
-            while answer.token_count < request.tokens_max:
-                token = sampler.sample(context)
-                if loaded.model.is_end(token):
-                    answer.finish = "stop"
-                    return
-                answer.data += loaded.model.piece(token)
-                answer.token_count += 1
-                context.decode([token])
-                if answer.token_count % options.DECODE_TOKENS_PER_SLICE == 0:
-                    yield
-        finally:
-            sampler.close()
-
-    def _result(self, task: Task, request: _Request, answer: _Answer) -> StageResult:
-        template = request.template
-        document = {
-            "template": template.name,
-            "template_version": template.version,
-            "language": request.language,
-            "result": _value(template, answer, request.tokens_max),
-            "tokens": {"prompt": len(request.prompt), "completion": answer.token_count},
-            "finish": answer.finish,
-        }
-        text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
-        (task.output_dir / OUTPUT_NAME).write_text(text, encoding="utf-8")
-        return StageResult(
-            files=(OutputFile("analysis", OUTPUT_NAME, "application/json"),),
-            notes=tuple(_notes(request, answer)),
-            numbers={
-                "prompt_tokens": len(request.prompt),
-                "completion_tokens": answer.token_count,
-                "n_ctx": self._need_loaded().choice.n_ctx,
-            },
-        )
+        return answering.save(task, request, answer)
 
 
 def _percent(on_progress: OnProgress) -> Callable[[float], None]:
@@ -376,47 +269,6 @@ def _percent(on_progress: OnProgress) -> Callable[[float], None]:
             on_progress(reported, 100)
 
     return on_fraction
-
-
-def _open(loaded: _Loaded) -> "native.Context":
-    if loaded.context is None:
-        raise RuntimeError("the context is closed")
-    return loaded.context
-
-
-def _value(template: catalogue.Template, answer: _Answer, tokens_max: int) -> Any:
-    """The answer as JSON that the template's schema accepts."""
-    if template.schema is None:
-        return {"text": answer.text.strip()}
-    if answer.finish == "length":
-        value = closing.closed(answer.text, template.schema)
-        if value is None:
-            raise EngineFault(
-                "OUTPUT_TRUNCATED",
-                f"{tokens_max} tokens are too few for template {template.name!r}: nothing whole "
-                "was written; raise tokens_max",
-                tokens_max=tokens_max,
-                completion_tokens=answer.token_count,
-            )
-        return value
-    try:
-        value = json.loads(answer.text)
-        jsonschema.validate(value, template.schema)
-    except (json.JSONDecodeError, jsonschema.ValidationError) as error:
-        raise EngineFault(
-            "OUTPUT_INVALID", f"the answer breaks the schema of {template.name!r}: {error}"
-        ) from None
-    return value
-
-
-def _notes(request: _Request, answer: _Answer) -> Generator[str]:
-    if answer.finish == "length":
-        yield (
-            f"The answer reached its limit of {request.tokens_max} tokens and was closed there; "
-            "what was not whole is left out."
-        )
-    if request.is_empty:
-        yield "The transcript holds no speech."
 
 
 def _trim() -> None:

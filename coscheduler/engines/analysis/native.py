@@ -1,4 +1,4 @@
-"""llama.cpp by its C functions: a journal of its log, a model, a context, a sampler.
+"""llama.cpp by its C functions: a journal of its log, a model, a context.
 
 The library is brittle: using anything after it was freed ends the process. Here every handle has
 one owner, `close` may be called twice, and a closed handle raises RuntimeError instead. All of it
@@ -10,7 +10,6 @@ logits for a whole batch, ignores unknown options, and redirects file descriptor
 
 import ctypes
 import logging
-import math
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -145,12 +144,12 @@ class Model:
     @property
     def handle(self) -> Any:
         """The C handle. Raises RuntimeError after `close`."""
-        return _alive(self._handle, "model")
+        return alive(self._handle, "model")
 
     @property
     def vocab(self) -> Any:
         """The C handle of the vocabulary, owned by the model."""
-        _alive(self._handle, "model")
+        alive(self._handle, "model")
         return self._vocab
 
     def close(self) -> None:
@@ -256,7 +255,7 @@ class Context:
     @property
     def handle(self) -> Any:
         """The C handle. Raises RuntimeError after `close`."""
-        return _alive(self._handle, "context")
+        return alive(self._handle, "context")
 
     def close(self) -> None:
         """Free the KV cache and the compute buffers."""
@@ -283,81 +282,8 @@ class Context:
         return np.ctypeslib.as_array(pointer, shape=(self.vocab_size,))
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. Temperature 0 takes the likeliest one."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
-
-
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-
-
-class Sampler:
-    """Draws tokens under an optional grammar (GBNF), deterministic for a seed.
-
-    The draw is made freely first and only checked against the grammar; when it is refused, the
-    whole vocabulary is filtered and drawn from again. Most draws of a good model pass, and
-    filtering a vocabulary of 131,072 tokens costs more than the draw.
-    """
-
-    def __init__(self, model: Model, sampling: Sampling, grammar: str | None) -> None:
-        """Raises EngineFault GRAMMAR_INVALID when llama.cpp cannot read the grammar."""
-        self._chain: Any = None
-        self._grammar: Any = None
-        if grammar is not None:
-            self._grammar = api.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
-            if not self._grammar:
-                raise EngineFault("GRAMMAR_INVALID", "llama.cpp cannot read the grammar")
-        self._chain = _chain(sampling)
-
-    def close(self) -> None:
-        """Free both samplers."""
-        chain, self._chain = self._chain, None
-        grammar, self._grammar = self._grammar, None
-        for handle in (chain, grammar):
-            if handle:
-                api.llama_sampler_free(handle)
-
-    def sample(self, context: Context) -> int:
-        """The next token after what `context` has decoded."""
-        chain = _alive(self._chain, "sampler")
-        token = int(api.llama_sampler_sample(chain, context.handle, -1))
-        if self._grammar is None:
-            return token
-        if not self._allows(token):
-            token = self._draw_within_grammar(context)
-        api.llama_sampler_accept(self._grammar, token)
-        return token
-
-    def _allows(self, token: int) -> bool:
-        one = np.zeros(1, dtype=_CANDIDATE)
-        one["id"] = token
-        array = _candidate_array(one)
-        api.llama_sampler_apply(self._grammar, ctypes.byref(array))
-        return math.isfinite(array.data[0].logit)
-
-    def _draw_within_grammar(self, context: Context) -> int:
-        candidates = np.zeros(context.vocab_size, dtype=_CANDIDATE)
-        candidates["id"] = np.arange(context.vocab_size)
-        candidates["logit"] = context.logits()
-        api.llama_sampler_apply(self._grammar, ctypes.byref(_candidate_array(candidates)))
-        allowed = candidates[np.isfinite(candidates["logit"])]
-        array = _candidate_array(allowed)
-        api.llama_sampler_apply(self._chain, ctypes.byref(array))
-        return int(array.data[array.selected].id)
-
-
-def _candidate_array(candidates: npt.NDArray[Any]) -> Any:
-    """A C view of candidates, which must outlive it; a sampler may point it elsewhere."""
-    pointer = candidates.ctypes.data_as(ctypes.POINTER(api.llama_token_data))
-    return api.llama_token_data_array(pointer, len(candidates), -1, False)
-
-
-def _alive(handle: Any, what: str) -> Any:
+def alive(handle: Any, what: str) -> Any:
+    """The handle. Raises RuntimeError when it was closed."""
     if handle is None:
         raise RuntimeError(f"the {what} is closed")
     return handle
@@ -413,21 +339,6 @@ def _context_params(spec: ContextSpec) -> Any:
     params.swa_full = False
     params.no_perf = True
     return params
-
-
-def _chain(sampling: Sampling) -> Any:
-    chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
-    if sampling.temperature == 0:
-        api.llama_sampler_chain_add(chain, api.llama_sampler_init_greedy())
-        return chain
-    for sampler in (
-        api.llama_sampler_init_top_k(sampling.top_k),
-        api.llama_sampler_init_top_p(sampling.top_p, 1),
-        api.llama_sampler_init_temp(sampling.temperature),
-        api.llama_sampler_init_dist(sampling.seed),
-    ):
-        api.llama_sampler_chain_add(chain, sampler)
-    return chain
 
 
 def warm_up_gpu(index: int) -> None:

@@ -51,7 +51,7 @@ def test_no_control_text_survives(parts: list[str]) -> None:
     assert not [text for text in CONTROL if text in defused]
 
 
-@pytest.mark.parametrize("template", ["{% for %}", "{{ raise_exception('never') }}"])
+@pytest.mark.parametrize("template", ["{% for %}", "{{ raise_exception('never') }}", "{{ 1 / 0 }}"])
 def test_a_broken_template_is_a_fault(template: str) -> None:
     with pytest.raises(EngineFault) as caught:
         chat(template).prompt(MESSAGES)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coscheduler.engines.analysis import native
+from coscheduler.engines.analysis import native, sampling
 from coscheduler.errors import EngineFault
 
 
@@ -41,7 +41,7 @@ def test_closed_handles_raise_instead_of_crashing(
     model: native.Model, journal: native.Journal
 ) -> None:
     context = native.Context(model, native.ContextSpec(256, 64, "f16", 1), journal)
-    sampler = native.Sampler(model, native.Sampling(0, 1, 1, 0), None)
+    sampler = sampling.Sampler(model, sampling.Sampling(0, 1, 1, 0), None)
     for handle in (sampler, context, model):
         handle.close()
         handle.close()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from coscheduler.engines.analysis import catalogue, native, schema
+from coscheduler.engines.analysis import catalogue, sampling, schema
 from coscheduler.engines.analysis.engine import AnalysisEngine
 from coscheduler.errors import EngineFault
 
@@ -63,19 +63,19 @@ def test_what_the_grammar_cannot_bound_is_refused(value: dict[str, Any]) -> None
     assert caught.value.reason == "SCHEMA_UNSUPPORTED"
 
 
-GREEDY = native.Sampling(temperature=0, top_k=1, top_p=1, seed=0)
+GREEDY = sampling.Sampling(temperature=0, top_k=1, top_p=1, seed=0)
 
 
 @pytest.mark.parametrize("name", catalogue.names())
 def test_llama_reads_the_grammar_of_every_template(engine: AnalysisEngine, name: str) -> None:
     loaded = engine._loaded
     assert loaded is not None
-    native.Sampler(loaded.model, GREEDY, catalogue.load(name).grammar).close()
+    sampling.Sampler(loaded.model, GREEDY, catalogue.load(name).grammar).close()
 
 
 def test_a_broken_grammar_is_a_fault(engine: AnalysisEngine) -> None:
     loaded = engine._loaded
     assert loaded is not None
     with pytest.raises(EngineFault) as caught:
-        native.Sampler(loaded.model, GREEDY, 'root ::= "a" nothing')
+        sampling.Sampler(loaded.model, GREEDY, 'root ::= "a" nothing')
     assert caught.value.reason == "GRAMMAR_INVALID"
