@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import hashlib
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -28,7 +29,7 @@ from coscheduler.core.model import (
     StageKind,
     StageState,
 )
-from coscheduler.errors import CoschedulerError, InvalidInput, NotFound, Refused
+from coscheduler.errors import InvalidInput, NotFound, Refused
 from coscheduler.rpc.server import serve_daemon
 from coscheduler.runtime.api import (
     Artifact,
@@ -308,8 +309,6 @@ def busy_gpu() -> GpuSnapshot:
 
 
 async def _open(settings: Settings) -> FakeDaemon:
-    if settings.scheduling.queue_max == 1:  # how a test asks for a daemon that cannot start
-        raise CoschedulerError("BROKEN", "the fake daemon was asked not to start")
     daemon = FakeDaemon(auto=True)
     daemon.snapshot = busy_gpu()
     return daemon
@@ -325,6 +324,8 @@ def main(arguments: list[str]) -> None:
     settings = Settings.model_validate({"server": {"listen": options.listen}})
 
     def ready(address: str) -> None:
+        if options.pid_file:
+            options.pid_file.write_text(str(os.getpid()))
         print(f"listening on {address}", flush=True)
 
     asyncio.run(serve_daemon(_open, settings, ready, until_stdin_closes=options.until_stdin_closes))

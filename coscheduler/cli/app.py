@@ -1,0 +1,242 @@
+"""The commands, their options and their help. What they do is in the modules beside this one."""
+
+import asyncio
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coscheduler import __version__
+from coscheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED
+
+
+def _examples(*lines: str) -> str:
+    """The foot of a command's help; an empty line keeps each example on a line of its own."""
+    return "\n\n".join(["Examples:", *lines])
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Pull a sound out of recordings, write down who said what, make sense of it: three models "
+    "on one device, whose memory a daemon shares out.",
+    epilog=_examples(
+        "coscheduler run talk.flac --out results --analyze summary", "coscheduler jobs list"
+    ),
+)
+jobs_app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel and delete jobs.")
+app.add_typer(jobs_app, name="jobs")
+
+
+class PriorityClass(StrEnum):
+    """A job's class, as it is written on the command line."""
+
+    BATCH = "batch"
+    NORMAL = "normal"
+    INTERACTIVE = "interactive"
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of stdout.")]
+JobNames = Annotated[list[str], typer.Argument(metavar="JOB", help="jobs/ID, or only ID.")]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="jobs/ID, or only ID.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"coscheduler {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    context: typer.Context,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            envvar="COSCHEDULER_SERVER",
+            metavar="ADDRESS",
+            help="The daemon: unix:PATH or 127.0.0.1:PORT. (default: the socket of this user)",
+        ),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+    context.obj = server
+
+
+@app.command(
+    epilog=_examples(
+        "coscheduler serve --config configs/cpu.toml",
+        "coscheduler serve --config configs/24gb.toml --listen 127.0.0.1:7070",
+    )
+)
+def serve(
+    context: typer.Context,
+    config: Annotated[Path, typer.Option(metavar="FILE", help="The config, as in configs/.")],
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="unix:PATH or 127.0.0.1:PORT; nothing else is allowed. (default: the config's)",
+        ),
+    ] = None,
+    until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C. Prints "listening on ADDRESS" when it is ready.
+
+    Examples:
+      coscheduler serve --config configs/cpu.toml
+
+      coscheduler serve --config configs/24gb.toml --listen 127.0.0.1:7070
+
+    """
+    from coscheduler import logs
+    from coscheduler.config import load
+    from coscheduler.rpc.server import serve as run_daemon
+
+    settings = load(config)
+    if listen is not None:
+        server = settings.server.model_copy(update={"listen": listen})
+        settings = settings.model_copy(update={"server": server})
+    logs.configure()
+
+    def ready(address: str) -> None:
+        print(f"listening on {address}", flush=True)
+
+    asyncio.run(run_daemon(settings, ready, until_stdin_closes=until_stdin_closes))
+
+
+@app.command(
+    epilog=_examples(
+        "coscheduler run talk.flac --out results",
+        'coscheduler run *.wav --out results --separate "speech" --analyze summary',
+        'coscheduler run talk.txt --no-transcribe --prompt "Who came?" --out results',
+    )
+)
+def run(
+    context: typer.Context,
+    audio: Annotated[
+        list[Path],
+        typer.Argument(metavar="AUDIO", exists=True, dir_okay=False, readable=True),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go: DIR/<stem>/...")],
+    separate: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Pull this sound out first.")
+    ] = None,
+    transcribe: Annotated[bool, typer.Option(help="Write down who said what and when.")] = True,
+    analyze: Annotated[
+        str | None, typer.Option(metavar="TEMPLATE", help="summary or actions.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Ask this about the transcript.")
+    ] = None,
+    language: Annotated[
+        str, typer.Option(metavar="CODE", help="Language spoken: en, de. (default: detect it)")
+    ] = "",
+    priority: Annotated[PriorityClass, typer.Option(help="The class of the jobs.")] = (
+        PriorityClass.NORMAL
+    ),
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="COSCHEDULER_CONFIG",
+            help="Config of the daemon that is started for this call where none is running.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Send recordings through the models, all at once, and fetch the results.
+
+    Ctrl-C cancels the jobs. Exit status: 0 done, 1 a job failed, 2 wrong usage, 3 no daemon.
+
+    Examples:
+      coscheduler run talk.flac --out results
+
+      coscheduler run *.wav --out results --separate "a person speaking" --analyze summary
+
+      coscheduler run talk.txt --no-transcribe --prompt "Who promised what?" --out results
+
+    """
+    from coscheduler.cli import private, say
+    from coscheduler.cli import run as runs
+    from coscheduler.cli.view import Watching, outcome
+    from coscheduler.client import Plan, Priority
+
+    plan = Plan(separate, transcribe, analyze, prompt, language, Priority[priority.name])
+    recordings = runs.prepare(audio, out, plan)
+    console = say.console(as_json=as_json)
+    with private.reachable(context.obj, config) as address, Watching(console) as view:
+        interrupted = asyncio.run(runs.run_all(address, recordings, plan, view))
+    for recording in recordings:
+        console.print(outcome(recording.metrics))
+    if as_json:
+        say.print_json(runs.whole(recordings))
+    raise typer.Exit(runs.exit_code(recordings, interrupted))
+
+
+@jobs_app.command("list")
+def list_jobs(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List jobs, newest first."""
+    from coscheduler.cli import jobs
+
+    jobs.show_list(context.obj, limit, as_json)
+
+
+@jobs_app.command("show")
+def show_job(context: typer.Context, name: JobName, as_json: Json = False) -> None:
+    """Show how a job stands: its stages, their times and bytes, what it waits for."""
+    from coscheduler.cli import jobs
+
+    jobs.show_one(context.obj, name, as_json)
+
+
+@jobs_app.command("watch")
+def watch_job(context: typer.Context, name: JobName, as_json: Json = False) -> None:
+    """Follow a job to its end. Ctrl-C ends the watching, not the job."""
+    from coscheduler.cli import jobs
+
+    try:
+        succeeded = jobs.follow(context.obj, name, as_json)
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    raise typer.Exit(0 if succeeded else EXIT_FAILED)
+
+
+@jobs_app.command("cancel")
+def cancel_jobs(context: typer.Context, names: JobNames) -> None:
+    """Ask jobs to end early; one that has ended stays as it is."""
+    from coscheduler.cli import jobs
+
+    jobs.cancel(context.obj, names)
+
+
+@jobs_app.command("delete")
+def delete_jobs(context: typer.Context, names: JobNames) -> None:
+    """Delete jobs that have ended, with their results; recordings stay."""
+    from coscheduler.cli import jobs
+
+    jobs.delete(context.obj, names)
+
+
+@app.command(epilog=_examples("coscheduler gpu --watch", "coscheduler gpu --json"))
+def gpu(
+    context: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every second.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show who holds which bytes of the device, as bars, and what each engine is doing."""
+    from coscheduler.cli import device
+
+    try:
+        device.show(context.obj, watch=watch, as_json=as_json)
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None

@@ -1,0 +1,154 @@
+"""A daemon of one's own for the length of one call, where none is running.
+
+It listens on a socket in a private temporary folder. Its standard input is a pipe from us: it ends
+when we do, however we end.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import coscheduler
+from coscheduler import config
+from coscheduler.cli.say import notice
+from coscheduler.client import Client
+from coscheduler.client.channel import Backoff
+from coscheduler.errors import Unavailable
+
+READY_SECONDS_MAX = 300.0  # a first start may have to read whole checkpoints
+STOP_SECONDS_MAX = 15.0
+LOG_LINES_SHOWN = 5
+
+
+@contextmanager
+def reachable(server: str | None, config_path: Path | None) -> Iterator[str]:
+    """The address of a daemon: `server`, else a running one, else one started for this call.
+
+    Raises Unavailable SERVER_UNREACHABLE, NO_CONFIG or DAEMON_DIED, and InvalidInput for a config
+    that is wrong.
+    """
+    if server:
+        require(server)
+        yield server
+        return
+    settings_path = find_config(config_path)
+    settings = config.load(settings_path) if settings_path else config.Settings()
+    if answers(settings.listen_address):
+        yield settings.listen_address
+        return
+    if settings_path is None:
+        raise Unavailable(
+            "NO_CONFIG",
+            f"no daemon answers at {settings.listen_address}, and there is no config to start one "
+            f"with; pass --config FILE or set COSCHEDULER_CONFIG",
+        )
+    with started(settings_path) as address:
+        yield address
+
+
+def require(address: str) -> None:
+    """Raises Unavailable SERVER_UNREACHABLE when no daemon answers at the address."""
+    with Client(address, backoff=Backoff(patience_ms=0)) as client:
+        client.gpu()
+
+
+def answers(address: str) -> bool:
+    """Whether a daemon answers at the address."""
+    try:
+        require(address)
+    except Unavailable:
+        return False
+    return True
+
+
+def find_config(given: Path | None) -> Path | None:
+    """The config given, else the user's own, else, with a notice, a clone's demonstration."""
+    if given is not None:
+        return given
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    own = Path(base) / "coscheduler" / "config.toml"
+    if own.exists():
+        return own
+    demo = Path(coscheduler.__file__).resolve().parent.parent / "configs" / "demo.toml"
+    if not demo.exists():
+        return None
+    notice(
+        f"There is no config: using {demo}, whose tiny models have random weights. "
+        f"Pass --config FILE, or write {own}, for real ones."
+    )
+    return demo
+
+
+def serve_command(config_path: Path, address: str) -> list[str]:
+    """The command that starts the daemon."""
+    return [
+        sys.executable, "-m", "coscheduler", "serve", "--config", str(config_path),
+        "--listen", address, "--until-stdin-closes",
+    ]  # fmt: skip
+
+
+@contextmanager
+def started(config_path: Path) -> Iterator[str]:
+    """Start a daemon, yield its address, stop it. Raises Unavailable DAEMON_DIED with its words."""
+    with tempfile.TemporaryDirectory(prefix="coscheduler-") as folder:
+        log = Path(folder) / "daemon.log"
+        address = f"unix:{folder}/d.sock"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                serve_command(config_path, address),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
+                start_new_session=True,  # a Ctrl-C is ours to answer: the job comes first
+            )  # fmt: skip
+        try:
+            _await_ready(process, log)
+            yield address
+        finally:
+            _stop(process)
+
+
+def _await_ready(process: "subprocess.Popen[bytes]", log: Path) -> None:
+    assert process.stdout is not None
+    impatience = threading.Timer(READY_SECONDS_MAX, process.kill)
+    impatience.start()
+    try:
+        ready = any(line.startswith(b"listening on ") for line in process.stdout)
+    finally:
+        impatience.cancel()
+    if not ready:
+        words = last_words(log.read_text(encoding="utf-8", errors="replace"))
+        raise Unavailable(
+            "DAEMON_DIED",
+            f"the daemon did not start: {words}",
+            exit_status=process.wait(),
+        )
+
+
+def last_words(log: str) -> str:
+    """The sentence with which a daemon gave up, else the end of its log."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return errors[-1] if errors else " / ".join(lines[-LOG_LINES_SHOWN:]) or "it said nothing"
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        process.kill()  # its engines end with it; its jobs are on disk
+        process.wait()
+    for pipe in (process.stdin, process.stdout):
+        _close(pipe)
+
+
+def _close(pipe: IO[bytes] | None) -> None:
+    if pipe is not None:
+        with contextlib.suppress(BrokenPipeError):
+            pipe.close()
