@@ -108,8 +108,11 @@ class AnalysisSettings(_Section):
 
 
 class Settings(_Section):
-    """The whole config file."""
+    """The whole config file. `engines = "fake"` swaps every model for one that only takes memory,
+    so that policies and clients can be tried without any.
+    """
 
+    engines: Literal["real", "fake"] = "real"
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
     device: DeviceSettings = DeviceSettings()
@@ -174,10 +177,14 @@ def parse(raw: dict[str, Any], base_dir: Path) -> Settings:
 
 def _resolve(settings: Settings, base_dir: Path) -> Settings:
     """Make every path absolute (relative to the config file, `~` expanded) and fill in defaults."""
-    updates = {key: _resolve_section(value, base_dir) for key, value in settings}
+    updates = {
+        key: _resolve_section(value, base_dir)
+        for key, value in settings
+        if isinstance(value, _Section)
+    }
     if updates["store"].data_dir is None:
         updates["store"] = updates["store"].model_copy(update={"data_dir": default_data_dir()})
-    separation = updates["separation"]
+    separation = updates.get("separation")
     if separation is not None and separation.prepared_dir is None:
         prepared_dir = updates["store"].data_dir / "prepared"
         updates["separation"] = separation.model_copy(update={"prepared_dir": prepared_dir})
@@ -185,8 +192,6 @@ def _resolve(settings: Settings, base_dir: Path) -> Settings:
 
 
 def _resolve_section(section: Any, base_dir: Path) -> Any:
-    if section is None:
-        return None
     changes: dict[str, Any] = {}
     for key, value in section:
         if isinstance(value, Path):

@@ -2,12 +2,14 @@
 
 It really takes the memory that it predicts (anonymous pages, touched), so the ledger can be
 checked against the meter with it. The prompt of a separate stage scripts it: "crash" ends the
-process, "fail" raises, "slow" makes it run until it is cancelled.
+process, "fail" raises, "slow" runs until it is cancelled, "hang" never ends a slice, "leak" keeps
+the layers when they are unloaded.
 """
 
 import json
 import mmap
 import os
+import threading
 from collections.abc import Generator
 
 from coscheduler.config import MIB, Settings
@@ -38,6 +40,8 @@ class FakeEngine:
         self.name = name
         self._settings = settings
         self._layers: list[mmap.mmap] = []
+        self._leaked: list[mmap.mmap] = []
+        self._is_leaking = False
 
     def describe(self) -> EngineDescription:
         """Two options of the same output: all layers resident, or half of them."""
@@ -74,6 +78,7 @@ class FakeEngine:
     def slices(self, task: Task) -> Generator[Slice, None, StageResult]:
         """Five slices; the workspace lives while they run."""
         script = str(task.parameters.get("prompt", ""))
+        self._is_leaking = script == "leak"
         workspace = _touched(RUN_BYTES)
         try:
             done = 0
@@ -81,6 +86,8 @@ class FakeEngine:
                 yield Slice(min(done, SLICE_COUNT), SLICE_COUNT, f"slice {done}")
                 if script == "crash":
                     os.abort()
+                if script == "hang":
+                    threading.Event().wait()
                 if script == "fail":
                     raise EngineFault("SCRIPTED_FAILURE", "the prompt asked for a failure")
                 done += 1
@@ -90,6 +97,9 @@ class FakeEngine:
 
     def unload(self) -> None:
         """Unmap every layer."""
+        if self._is_leaking:
+            self._leaked += self._layers
+            self._layers.clear()
         for layer in self._layers:
             layer.close()
         self._layers.clear()

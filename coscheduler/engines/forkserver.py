@@ -154,7 +154,7 @@ def main() -> None:
     sections = (settings.separation, settings.transcription, settings.analysis)
     configured = [name for name, section in zip(EngineName, sections, strict=True) if section]
     server = ForkServer(control, settings)
-    if os.environ.get("COSCHEDULER_ENGINES") != "fake":
+    if settings.engines == "real":
         preload(tuple(configured))
     server.serve()
 

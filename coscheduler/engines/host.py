@@ -6,7 +6,6 @@ the child.
 
 import importlib
 import logging
-import os
 import queue
 import shutil
 import socket
@@ -30,10 +29,8 @@ IMPLEMENTATIONS = {
 
 
 def make_engine(name: EngineName, settings: Settings) -> Engine:
-    """Import the engine's module and build it. `COSCHEDULER_ENGINES=fake` swaps in the fake one,
-    so that policies and clients can be tried without any model.
-    """
-    if os.environ.get("COSCHEDULER_ENGINES") == "fake":
+    """Import the engine's module and build it."""
+    if settings.engines == "fake":
         from coscheduler.engines.fake import FakeEngine
 
         return FakeEngine(name, settings)

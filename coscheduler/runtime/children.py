@@ -73,7 +73,10 @@ class Children:
         return self._process.pid if self._process else 0
 
     async def start(self) -> None:
-        """Exec the fork server; it imports in the background, a spawn waits until it is done."""
+        """Exec the fork server; it imports in the background, a spawn waits until it is done.
+
+        Raises EngineFault FORK_FAILED.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
@@ -84,8 +87,15 @@ class Children:
                 env=_environment(self._settings),
             )  # fmt: skip
         self._control = ours
-        loop = asyncio.get_running_loop()
-        await loop.sock_sendall(ours, self._settings.model_dump_json().encode())
+        try:
+            settings_json = self._settings.model_dump_json().encode()
+            await asyncio.get_running_loop().sock_sendall(ours, settings_json)
+        except OSError as error:
+            ours.close()
+            await self._process.wait()
+            self._process = self._control = None
+            why = f"the fork server ended at its start: {error}"
+            raise EngineFault("FORK_FAILED", why) from error
         self._listener = asyncio.create_task(self._listen(ours), name="fork server")
 
     async def spawn(self, engine: EngineName) -> Child:

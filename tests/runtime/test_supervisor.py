@@ -1,0 +1,83 @@
+"""Engines that do not do what they should: each is ended, and its bytes are free again."""
+
+import os
+import signal
+from pathlib import Path
+
+from coscheduler.core.model import EngineName, JobState
+from tests.runtime.support import (
+    TRANSCRIBE,
+    final,
+    recording,
+    request,
+    run,
+    running,
+    scripted,
+    settings,
+    until,
+    upload,
+)
+
+
+def test_a_silent_engine_is_ended_and_its_job_fails_after_the_bound(tmp_path: Path) -> None:
+    async def story() -> None:
+        chosen = settings(tmp_path, scheduling={"slice_ms_max": 300, "attempts_max": 2})
+        async with running(chosen) as daemon:
+            source = await upload(daemon, recording())
+            job = (await daemon.create_job(request("h", source, scripted("hang")))).job.name
+            ended = (await final(daemon, job)).job
+            assert ended.failure is not None and ended.failure.reason == "ENGINE_HUNG"
+            assert ended.stages[0].attempt_count == 2
+            assert (await daemon.gpu()).engines[0].measured_bytes == 0
+
+    run(story())
+
+
+def test_an_engine_that_ignores_a_cancel_is_ended(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with running(settings(tmp_path, scheduling={"cancel_ms_max": 200})) as daemon:
+            source = await upload(daemon, recording())
+            job = (await daemon.create_job(request("h", source, scripted("hang")))).job.name
+            await until(daemon, job, lambda snapshot: snapshot.progress is not None)
+            await daemon.cancel_job(job)
+            assert (await final(daemon, job)).job.state is JobState.CANCELLED
+            views = {view.engine: view for view in (await daemon.gpu()).engines}
+            assert views[EngineName.SEPARATION].state == "stopped"
+            assert views[EngineName.SEPARATION].measured_bytes == 0
+
+    run(story())
+
+
+def test_memory_that_does_not_come_back_is_taken_by_ending_the_process(tmp_path: Path) -> None:
+    async def story() -> None:
+        chosen = settings(
+            tmp_path, device={"memory_cap": "60 MiB"}, scheduling={"release_ms_max": 200}
+        )
+        async with running(chosen) as daemon:
+            source = await upload(daemon, recording())
+            leaky = (await daemon.create_job(request("l", source, scripted("leak")))).job.name
+            await final(daemon, leaky)
+            pid = (await daemon.gpu()).engines[0].pid
+            other = (await daemon.create_job(request("t", source, TRANSCRIBE))).job.name
+            assert (await final(daemon, other)).job.state is JobState.SUCCEEDED
+            gpu = await daemon.gpu()
+            assert gpu.engines[0].pid != pid
+            assert gpu.measured_bytes <= 60 * 2**20
+
+    run(story())
+
+
+def test_an_idle_engine_that_dies_is_noticed_and_comes_back_when_wanted(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with running(settings(tmp_path)) as daemon:
+            source = await upload(daemon, recording())
+            first = (await daemon.create_job(request("a", source, TRANSCRIBE))).job.name
+            await final(daemon, first)
+            victim = next(v for v in (await daemon.gpu()).engines if v.state == "loaded")
+            os.kill(victim.pid, signal.SIGKILL)
+            second = (await daemon.create_job(request("b", source, TRANSCRIBE))).job.name
+            job = (await final(daemon, second)).job
+            assert job.state is JobState.SUCCEEDED
+            assert victim.pid not in {view.pid for view in (await daemon.gpu()).engines}
+
+    run(story())
