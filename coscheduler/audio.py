@@ -4,6 +4,7 @@ What a file is is decided by its bytes; its name is never looked at. A recording
 block, so memory does not grow with its length except for what the caller keeps.
 """
 
+import mmap
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ _DEMUXERS = (
 _WAV_BYTES_UNKNOWN = 0x7FFFF000  # writers into a pipe put a size from here up, or 0
 _MOV_SLACK_MS = 1000  # edit lists and encoder padding make its declared length inexact
 _FULL_SCALE = 32768.0  # of 16-bit PCM
+_GATHERED_BYTES_MIN = 1 << 20
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _WRITE_BLOCK_SAMPLES = 1 << 20
 
 
@@ -139,16 +142,33 @@ def read_mono(path: Path, sample_rate_hz: int) -> Samples:
 
     Raises InvalidInput AUDIO_UNREADABLE or AUDIO_NOT_FINITE; OSError when it cannot be opened.
     """
-    samples: Samples = np.empty(1 << 16, np.float32)
-    count = 0
+    gathered = Gathered()
     for block in mono_blocks(path, sample_rate_hz):
-        end = count + len(block)
-        if end > len(samples):  # a realloc of untouched pages costs address space only
-            samples.resize(max(end, len(samples) * 2), refcheck=False)
-        samples[count:end] = block
-        count = end
-    samples.resize(count, refcheck=False)
-    return samples
+        gathered.add(block)
+    return gathered.samples()
+
+
+class Gathered:
+    """Blocks joined into one array as they come, without ever holding the whole twice.
+
+    The array lies in a private mapping: growing it moves no byte and touches no page.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mapping = mmap.mmap(-1, _GATHERED_BYTES_MIN, flags=_PRIVATE)
+
+    def add(self, block: Samples) -> None:
+        """Append float32 [n]."""
+        end = 4 * (self.count + len(block))
+        if end > len(self._mapping):
+            self._mapping.resize(max(end, 2 * len(self._mapping)))
+        self._mapping[4 * self.count : end] = block.tobytes()
+        self.count += len(block)
+
+    def samples(self) -> Samples:
+        """All of it, float32 [count]; nothing can be added any more."""
+        return np.frombuffer(self._mapping, np.float32, self.count)
 
 
 def mono_blocks(path: Path, sample_rate_hz: int) -> Iterator[Samples]:

@@ -1,0 +1,1 @@
+"""WhisperX behind the Engine protocol: speech segments, text, word times, speakers, files."""

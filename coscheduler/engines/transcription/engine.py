@@ -1,0 +1,197 @@
+"""WhisperX behind the Engine protocol: a recording in, a transcript with word times out."""
+
+import gc
+import json
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+from coscheduler.config import Settings, TranscriptionSettings
+from coscheduler.core.model import (
+    EngineDescription,
+    EngineName,
+    Line,
+    LineBytes,
+    Lines,
+    Option,
+    total_bytes,
+)
+from coscheduler.engines.base import OnProgress, Slice, StageResult, Task
+from coscheduler.engines.streaming import heap
+from coscheduler.engines.transcription import checkpoint, footprint, libraries, speakers, timing
+from coscheduler.engines.transcription.libraries import module
+from coscheduler.engines.transcription.transcribe import Loaded, Transcription
+from coscheduler.errors import EngineFault, Refused
+from coscheduler.stages import TranscribeParameters
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What an option stands for; `Option.settings_json` holds it."""
+
+    compute_type: str
+    batch_size: int
+
+
+class TranscriptionEngine:
+    """One Whisper with speech detection; aligners come and go within a stage."""
+
+    name = EngineName.TRANSCRIPTION
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises Refused ENGINE_NOT_CONFIGURED without a [transcription] section."""
+        if settings.transcription is None:
+            raise Refused("ENGINE_NOT_CONFIGURED", "the config has no [transcription] section")
+        self._settings = settings
+        self._transcription: TranscriptionSettings = settings.transcription
+        self._loaded: Loaded | None = None
+        self._held_bytes = 0
+
+    @property
+    def _device(self) -> str:
+        """The device as torch names it."""
+        chosen = self._settings.device
+        return "cpu" if chosen.device == "cpu" else f"cuda:{chosen.index}"
+
+    def describe(self) -> EngineDescription:
+        """Options: compute types x batch sizes, from headers and file sizes alone.
+
+        Raises EngineFault MODEL_MISSING or MODEL_CORRUPT, naming the file.
+        """
+        models = self._models()
+        types = footprint.compute_types(self._settings, self._transcription)
+        return EngineDescription(
+            engine=self.name,
+            model=models.whisper.name,
+            options=tuple(
+                self._option(models, _Choice(compute_type, batch_size))
+                for compute_type in types
+                for batch_size in self._transcription.batch_sizes
+            ),
+            context_bytes=footprint.CONTEXT_BYTES[self._settings.device.device],
+        )
+
+    def start(self) -> None:
+        """Import WhisperX and run its speech detection once, so that thread pools and what the
+        libraries set up at their first use belong to the context.
+        """
+        libraries.import_all(self._settings.device.threads)
+        libraries.warm_up(self._device)
+        self._give_back()
+
+    def load(self, option: Option, on_progress: OnProgress) -> None:
+        """Load Whisper, the speech detection and, where configured, the diarizer.
+
+        Raises EngineFault MODEL_MISSING or MODEL_CORRUPT; then nothing is held.
+        """
+        self.unload()
+        choice = _Choice(**json.loads(option.settings_json))
+        models = self._models()
+        try:
+            self._loaded = self._load(choice, on_progress)
+        except (RuntimeError, ValueError) as error:
+            self._give_back()
+            if "out of memory" in str(error).lower():  # CTranslate2 has no type of its own for it
+                raise
+            raise checkpoint.corrupt(self._transcription.model, str(error)) from None
+        self._held_bytes = total_bytes(footprint.resident(models, choice.compute_type))
+        self._give_back()
+
+    def slices(self, task: Task) -> Generator[Slice, None, StageResult]:
+        """Transcribe `task.input_path` into transcript.json and the asked-for formats.
+
+        Raises EngineFault NOT_LOADED, MODEL_MISSING or MODEL_CORRUPT (an aligner), InvalidInput
+        LANGUAGE_UNKNOWN, AUDIO_UNREADABLE or AUDIO_NOT_FINITE.
+        """
+        if self._loaded is None:
+            raise EngineFault("NOT_LOADED", "no option of the transcription model is loaded")
+        parameters = TranscribeParameters.model_validate(dict(task.parameters))
+        try:
+            run = Transcription(self._loaded, task, parameters, self._give_back)
+            return (yield from run.slices())
+        finally:
+            self._give_back()
+
+    def unload(self) -> None:
+        """Drop the models. Raises EngineFault UNLOAD_INCOMPLETE when CTranslate2 keeps its weights,
+        which it does without a word while a batch is running.
+        """
+        if self._loaded is None:
+            return
+        whisper = self._loaded.pipeline.model.model
+        self._loaded, self._held_bytes = None, 0
+        whisper.unload_model()
+        if whisper.model_is_loaded:
+            raise EngineFault("UNLOAD_INCOMPLETE", "CTranslate2 is busy and kept its weights")
+        del whisper
+        self._give_back()
+
+    def held(self) -> Lines:
+        """The weights, by the shapes in their files; nothing when nothing is loaded."""
+        if self._loaded is None:
+            return ()
+        return (LineBytes(Line.WEIGHTS, self._held_bytes),)
+
+    def _models(self) -> footprint.Models:
+        chosen = self._transcription
+        return footprint.Models(
+            whisper=checkpoint.read_whisper(chosen.model),
+            aligners=tuple(checkpoint.read_aligner(folder) for folder in chosen.aligners.values()),
+            diarizer_bytes=checkpoint.diarizer_bytes(chosen.diarizer) if chosen.diarizer else 0,
+        )
+
+    def _option(self, models: footprint.Models, choice: _Choice) -> Option:
+        device, beam_size = self._settings.device, self._transcription.beam_size
+        window_ms = timing.window_ms(
+            models.whisper, device, choice.compute_type, beam_size, choice.batch_size
+        )
+        return Option(
+            name=f"{choice.compute_type}, batch {choice.batch_size}",
+            resident=footprint.resident(models, choice.compute_type),
+            run=footprint.run_lines(
+                models,
+                choice.compute_type,
+                choice.batch_size,
+                beam_size,
+                -(-self._settings.store.recording_ms_max // 1000),
+            ),
+            quality_tier=footprint.TIERS[choice.compute_type],
+            load_ms=timing.load_ms(models.whisper),
+            run_ms_per_second=timing.run_ms_per_second(window_ms, device),
+            slice_ms_max=timing.slice_ms_max(window_ms, choice.batch_size, device),
+            settings_json=json.dumps(vars(choice)),
+        )
+
+    def _load(self, choice: _Choice, on_progress: OnProgress) -> Loaded:
+        chosen, device = self._transcription, self._device
+        steps = 2 if chosen.diarizer else 1
+        on_progress(0, steps)
+        pipeline = self._load_pipeline(choice)
+        on_progress(1, steps)
+        diarizer = None
+        if chosen.diarizer:
+            diarizer = speakers.load_diarizer(chosen.diarizer, device)
+            on_progress(2, steps)
+        punkt_dir = self._settings.data_dir / "punkt"
+        return Loaded(pipeline, diarizer, chosen, choice.batch_size, device, punkt_dir)
+
+    def _load_pipeline(self, choice: _Choice) -> Any:
+        """WhisperX's pipeline of Whisper and speech detection."""
+        chosen, device = self._transcription, self._settings.device
+        return module("whisperx.asr").load_model(
+            str(chosen.model),
+            device.device,
+            device_index=device.index,
+            compute_type=choice.compute_type,
+            asr_options={"beam_size": chosen.beam_size},
+            vad_options={"vad_onset": chosen.vad_onset, "vad_offset": chosen.vad_offset},
+            local_files_only=True,
+            threads=device.threads,
+        )
+
+    def _give_back(self) -> None:
+        """Freed memory goes back to the system, so that the ledger's word is true."""
+        gc.collect()
+        heap.trim()
+        if self._settings.device.device == "cuda":
+            module("torch").cuda.empty_cache()

@@ -1,0 +1,155 @@
+"""Predicted device bytes and times of transcription, from shapes alone.
+
+A run goes through phases that give their memory back: detecting speech, text, word times, speakers.
+Each has the recording (float32, 16 kHz) beside it. Sources of the formulas:
+
+    text, encoder   attention scores of a whole batch are one tensor, heads x T x T per window; with
+                    it live the stream, the fused projection and its three parts: 7 x T x d
+    text, decoder   keys and values of the cross-attention: layers x 2 x T x d per window, with the
+                    fused projection of one layer; of self-attention: layers x 2 x L x d per beam
+    word times      the first convolution of wav2vec2 has the longest output: samples / 5 x channels
+"""
+
+from dataclasses import dataclass
+
+from coscheduler.config import Settings, TranscriptionSettings
+from coscheduler.core.model import Line, LineBytes, Lines, RunLine
+from coscheduler.engines.transcription.checkpoint import AlignerModel, WhisperModel
+
+MIB = 1024 * 1024
+WINDOW_SECONDS = 30
+SAMPLE_RATE_HZ = 16_000
+RECORDING_BYTES_PER_SECOND = 4 * SAMPLE_RATE_HZ
+TEXT_TOKENS_MAX = 224  # half of the text positions: the other half is kept for a prompt
+
+VAD_WEIGHT_BYTES = 6 * MIB  # of the model that whisperx brings
+VAD_WORKSPACE_BYTES = 88 * MIB  # for speech.WINDOWS_PER_BATCH windows
+VAD_BYTES_PER_SECOND = 16 * 1024  # scores, and the frame times of the thresholding
+HEAP_BYTES = 10 * MIB  # freed pages that the C heap keeps between two buffers
+ALIGNER_LIVE_TENSORS = 3  # of the first convolution: its output, the norm's, the activation's
+DIARIZER_WORKSPACE_BYTES = 256 * MIB
+CONTEXT_BYTES = {"cpu": 320 * MIB, "cuda": 700 * MIB}
+
+TIERS = {"float32": 0, "float16": 0, "int8": 1, "int8_float16": 1}
+
+
+@dataclass(frozen=True)
+class Models:
+    """The model folders of a config, by their headers."""
+
+    whisper: WhisperModel
+    aligners: tuple[AlignerModel, ...]
+    diarizer_bytes: int  # 0 without one
+
+
+def compute_types(settings: Settings, transcription: TranscriptionSettings) -> tuple[str, ...]:
+    """The configured types in order, as the device can compute them.
+
+    CTranslate2 has no half precision on the CPU: float16 is carried out as float32 there.
+    """
+    if settings.device.device == "cuda":
+        return tuple(dict.fromkeys(transcription.compute_types))
+    return tuple(
+        dict.fromkeys("int8" if kind.startswith("int8") else "float32"
+                      for kind in transcription.compute_types)
+    )  # fmt: skip
+
+
+def weight_bytes(model: WhisperModel, compute_type: str) -> int:
+    """Whisper's weights in memory, bytes. Convolutions and positions are never integers."""
+    float_bytes = activation_bytes(compute_type)
+    if not compute_type.startswith("int8"):
+        return float_bytes * (model.matrix_count + model.other_count)
+    return model.matrix_count + 4 * model.matrix_row_count + float_bytes * model.other_count
+
+
+def activation_bytes(compute_type: str) -> int:
+    """Bytes of one activation."""
+    return 2 if compute_type.endswith("float16") else 4
+
+
+def resident(models: Models, compute_type: str) -> Lines:
+    """What is held from load to unload: the aligners come and go within a run."""
+    weights = weight_bytes(models.whisper, compute_type) + VAD_WEIGHT_BYTES
+    return (LineBytes(Line.WEIGHTS, weights + models.diarizer_bytes),)
+
+
+def window_count(duration_ms: int, batch_size: int) -> int:
+    """How many windows a batch may hold: no more than the recording would fill."""
+    return max(1, min(batch_size, -(-duration_ms // (1000 * WINDOW_SECONDS))))
+
+
+def run_lines(
+    models: Models, compute_type: str, batch_size: int, beam_size: int, seconds_max: int
+) -> tuple[RunLine, ...]:
+    """The lines of every phase; `seconds_max` is the longest recording that is accepted."""
+    lines = [
+        *_phase("speech", VAD_WORKSPACE_BYTES, seconds_max, VAD_BYTES_PER_SECOND),
+        *_text_phase(models.whisper, compute_type, batch_size, beam_size, seconds_max),
+    ]
+    for aligner in models.aligners:
+        lines += _words_phase(aligner, seconds_max)
+    if models.diarizer_bytes:
+        lines += _phase("speakers", DIARIZER_WORKSPACE_BYTES, seconds_max)
+    return tuple(lines)
+
+
+def _phase(
+    phase: str, workspace_bytes: int, seconds_max: int, bytes_per_second: int = 0
+) -> list[RunLine]:
+    """The recording, and a workspace that may grow with it."""
+    return [
+        RunLine(Line.HIDDEN_STATE, 0, RECORDING_BYTES_PER_SECOND, seconds_max, phase=phase),
+        RunLine(Line.WORKSPACE, workspace_bytes, bytes_per_second, seconds_max, phase=phase),
+    ]
+
+
+def _text_phase(
+    model: WhisperModel, compute_type: str, batch_size: int, beam_size: int, seconds_max: int
+) -> list[RunLine]:
+    encoder = encoder_bytes(model, compute_type)
+    cache = cache_bytes(model, compute_type, beam_size)
+    decoder = 4 * model.audio_position_count * model.hidden_dim * activation_bytes(compute_type)
+    scratch = max(encoder - cache, decoder)  # the cache is filled when the encoder is done
+    return [
+        *_phase("text", HEAP_BYTES, seconds_max),
+        _per_window(Line.KV_CACHE, cache, batch_size),
+        _per_window(Line.WORKSPACE, scratch, batch_size),
+    ]
+
+
+def _per_window(line: Line, window_bytes: int, batch_size: int) -> RunLine:
+    """So many bytes for every window of the batch."""
+    return RunLine(
+        line,
+        0,
+        bytes_per_second=-(-window_bytes // WINDOW_SECONDS),
+        seconds_max=WINDOW_SECONDS * batch_size,
+        seconds_step=WINDOW_SECONDS,
+        phase="text",
+    )
+
+
+def encoder_bytes(model: WhisperModel, compute_type: str) -> int:
+    """Peak of the encoder for one window."""
+    positions = model.audio_position_count
+    scores = model.head_count * positions * positions
+    return activation_bytes(compute_type) * (scores + 7 * positions * model.hidden_dim)
+
+
+def cache_bytes(model: WhisperModel, compute_type: str, beam_size: int) -> int:
+    """Keys and values of the decoder for one window, at the greatest length of text."""
+    columns = model.audio_position_count + beam_size * TEXT_TOKENS_MAX
+    per_column = 2 * model.decoder_layer_count * model.hidden_dim
+    return columns * per_column * activation_bytes(compute_type)
+
+
+def _words_phase(aligner: AlignerModel, seconds_max: int) -> list[RunLine]:
+    frame_hz = SAMPLE_RATE_HZ // aligner.conv_strides[0]
+    per_second = ALIGNER_LIVE_TENSORS * 4 * frame_hz * aligner.conv_dims[0]
+    phase = f"words/{aligner.name}"
+    return [
+        *_phase(phase, HEAP_BYTES, seconds_max),
+        RunLine(Line.WEIGHTS, aligner.parameter_bytes, phase=phase),
+        RunLine(Line.WORKSPACE, 0, per_second, WINDOW_SECONDS, phase=phase),
+    ]

@@ -1,0 +1,82 @@
+"""Importing WhisperX and its kin late, quietly and offline.
+
+They are imported only by `start()`, in the engine's own process: the import leaves threads behind,
+and a process with threads must not be forked.
+"""
+
+import importlib
+import logging
+import os
+import warnings
+from types import ModuleType
+
+from coscheduler.engines.streaming import heap
+
+# Telemetry of pyannote is on unless this is set before its import; nothing may reach for a hub.
+_ENVIRONMENT = {
+    "PYANNOTE_METRICS_ENABLED": "0",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_MODULES = (
+    "ctranslate2",
+    "faster_whisper.tokenizer",
+    "whisperx.asr",
+    "whisperx.alignment",
+    "whisperx.diarize",
+    "whisperx.utils",
+)
+# Buffers above this are mappings of their own, which go when they are freed; below it the heap
+# reuses its pages. The attention scores of one window are well above.
+_HEAP_THRESHOLD_BYTES = 8 * 1024 * 1024
+
+
+def import_all(thread_count: int) -> None:
+    """Import everything the engine uses; on return no thread of a telemetry exporter is left."""
+    os.environ.update(_ENVIRONMENT)
+    heap.fix_thresholds(_HEAP_THRESHOLD_BYTES, _HEAP_THRESHOLD_BYTES)
+    _quieten_loggers()
+    with warnings.catch_warnings():
+        # Only recordings in files would need torchcodec; this engine hands over samples.
+        warnings.filterwarnings("ignore", message=r"\s*torchcodec is not installed correctly")
+        for name in _MODULES:
+            importlib.import_module(name)
+    _go_offline()
+    _stop_telemetry()
+    module("torch").set_num_threads(thread_count)
+
+
+def warm_up(device: str) -> None:
+    """Detect speech in a little noise and drop the model: LSTM, convolutions, thread pools."""
+    torch = module("torch")
+    vad = module("whisperx.vads").Pyannote(torch.device(device), vad_onset=0.5, vad_offset=0.5)
+    inference = vad.vad_pipeline._segmentation
+    size = inference.model.audio.get_num_samples(inference.duration)
+    noise = torch.rand(2, 1, size, generator=torch.Generator().manual_seed(0))
+    inference.infer(noise)
+
+
+def module(name: str) -> ModuleType:
+    """A module that `import_all` has imported."""
+    return importlib.import_module(name)
+
+
+def _quieten_loggers() -> None:
+    """Keep WhisperX's log off stdout: a handler of our own leaves it to the log of the process."""
+    whisperx = logging.getLogger("whisperx")
+    whisperx.addHandler(logging.NullHandler())
+    whisperx.setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+
+def _go_offline() -> None:
+    """The hub's library reads its environment when first imported, which may be long past."""
+    module("huggingface_hub.constants").__dict__["HF_HUB_OFFLINE"] = True
+    module("transformers.utils.hub").__dict__["_is_offline_mode"] = True
+
+
+def _stop_telemetry() -> None:
+    """End the exporter's thread, which pyannote starts even with telemetry off."""
+    module("pyannote.audio.telemetry.metrics").provider.shutdown()

@@ -1,0 +1,116 @@
+"""Who speaks when: a local pyannote pipeline, paused at each of its own progress reports."""
+
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coscheduler.engines.transcription import checkpoint
+from coscheduler.engines.transcription.libraries import module
+
+BATCH_SIZE = 8  # of the segmentation and of the embeddings: bounds the memory of both
+_OnPercent = Callable[[float], None]
+
+
+def load_diarizer(folder: Path, device: str) -> Any:
+    """Load a pyannote pipeline folder. Raises EngineFault MODEL_MISSING or MODEL_CORRUPT."""
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise checkpoint.missing(config)
+    try:
+        diarizer = module("whisperx.diarize").DiarizationPipeline(str(folder), device=device)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
+        raise checkpoint.corrupt(folder, f"{type(error).__name__}: {error}") from None
+    diarizer.model.embedding_batch_size = BATCH_SIZE
+    diarizer.model.segmentation_batch_size = BATCH_SIZE
+    return diarizer
+
+
+def diarize(
+    diarizer: Any, samples: NDArray[np.float32], speakers_min: int, speakers_max: int
+) -> Generator[tuple[int, int], None, Any]:
+    """Turns of the speakers in `samples` (float32 [N], 16 kHz), as WhisperX's data frame.
+
+    Yields (percent, 100). 0 for a number of speakers means that it is not known.
+    """
+
+    def run(on_percent: _OnPercent) -> Any:
+        return diarizer(
+            samples,
+            min_speakers=speakers_min or None,
+            max_speakers=speakers_max or None,
+            progress_callback=on_percent,
+        )
+
+    return (yield from stepwise(run))
+
+
+class _Stopped(BaseException):
+    """Unwinds a call that nobody waits for any more; no handler of the called code may keep it."""
+
+
+def stepwise(run: Callable[[_OnPercent], Any]) -> Generator[tuple[int, int], None, Any]:
+    """Turn a long call with a progress callback into a generator.
+
+    The call runs in a thread of its own, but only while the generator is being advanced: it waits
+    inside every callback. Closing the generator ends the call at its next callback.
+    """
+    call = _Call(run)
+    try:
+        while (percent := call.advance()) is not None:
+            yield int(percent), 100
+    finally:
+        call.stop()
+    return call.result()
+
+
+class _Call:
+    def __init__(self, run: Callable[[_OnPercent], Any]) -> None:
+        self._run = run
+        self._may_go, self._has_stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self._percent: float | None = None
+        self._cancelled = False
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="stepwise", daemon=True)
+        self._thread.start()
+
+    def advance(self) -> float | None:
+        """Run to the next callback and return its percentage; None when the call has ended."""
+        self._percent = None
+        self._may_go.release()
+        self._has_stopped.acquire()
+        return self._percent
+
+    def stop(self) -> None:
+        """End the call at its next callback and wait for it; nothing where it has ended."""
+        self._cancelled = True
+        self._may_go.release()
+        self._thread.join()
+
+    def result(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def _work(self) -> None:
+        self._may_go.acquire()
+        try:
+            if not self._cancelled:
+                self._result = self._run(self._pause)
+        except _Stopped:
+            pass
+        except BaseException as error:  # raised again in the caller's thread
+            self._error = error
+        self._percent = None
+        self._has_stopped.release()
+
+    def _pause(self, percent: float) -> None:
+        self._percent = percent
+        self._has_stopped.release()
+        self._may_go.acquire()
+        if self._cancelled:
+            raise _Stopped

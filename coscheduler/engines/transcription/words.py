@@ -1,0 +1,68 @@
+"""Word times: a wav2vec2 aligner by language, loaded while in use, and `whisperx.align`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coscheduler.engines.transcription import checkpoint
+from coscheduler.engines.transcription.libraries import module
+
+# A sentence splitter without parameters: no known abbreviations, so sentences end at full stops.
+_PUNKT_FILES = ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt")
+
+
+@dataclass(frozen=True)
+class Aligner:
+    """A loaded aligner: the model and what `whisperx.align` wants to know of it."""
+
+    model: Any
+    metadata: Mapping[str, Any]
+    device: str
+
+    def align(self, segment: dict[str, Any], samples: NDArray[np.float32]) -> list[dict[str, Any]]:
+        """Split one segment of text into sentences with the times of their words.
+
+        `samples` is the whole recording, float32 [N] at 16 kHz.
+        """
+        aligned = module("whisperx.alignment").align(
+            [segment], self.model, self.metadata, samples, self.device
+        )
+        found: list[dict[str, Any]] = aligned["segments"]
+        return found
+
+
+def load_aligner(language: str, folder: Path, device: str, punkt_dir: Path) -> Aligner:
+    """Load the wav2vec2 folder onto `device`. Raises EngineFault MODEL_MISSING or MODEL_CORRUPT."""
+    checkpoint.read_aligner(folder)
+    _provide_punkt(language, punkt_dir)
+    torch = module("torch")
+    try:
+        model, metadata = module("whisperx.alignment").load_align_model(
+            language, device, model_name=str(folder), model_cache_only=True
+        )
+    except ValueError as error:
+        raise checkpoint.corrupt(folder, str(error)) from None
+    with torch.no_grad():
+        for parameter in model.parameters():  # mapped from the file until now, not ours to count
+            parameter.data = parameter.data.clone()
+    return Aligner(model.eval(), metadata, device)
+
+
+def _provide_punkt(language: str, folder: Path) -> None:
+    """NLTK would download its sentence splitter; where there is none, give it an untrained one."""
+    names = module("whisperx.utils").PUNKT_LANGUAGES
+    name = names.get(language, "english")
+    data = module("nltk.data")
+    try:
+        data.find(f"tokenizers/punkt_tab/{name}/")
+    except LookupError:
+        target = folder / "tokenizers" / "punkt_tab" / name
+        target.mkdir(parents=True, exist_ok=True)
+        for file in _PUNKT_FILES:
+            (target / file).touch()
+        if str(folder) not in data.path:
+            data.path.append(str(folder))
