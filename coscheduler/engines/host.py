@@ -18,6 +18,7 @@ from coscheduler.core.model import EngineName
 from coscheduler.engines import messages as msg
 from coscheduler.engines.base import Engine, StageResult, Task
 from coscheduler.errors import CoschedulerError
+from coscheduler.procfs import anonymous_bytes
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ class Host:
         try:
             while not self._cancelled.is_set():
                 piece = next(slices)
-                self._answer(msg.TaskProgress(piece.done, piece.total, piece.note))
+                held = anonymous_bytes("self")
+                self._answer(msg.TaskProgress(piece.done, piece.total, piece.note, held))
         except StopIteration as stop:
             result: StageResult = stop.value
             return msg.TaskDone(result)

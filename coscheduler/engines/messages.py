@@ -100,11 +100,12 @@ class OptionLoaded:
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """A slice is done."""
+    """A slice is done. `anonymous_bytes` is what the process saw of itself at its end."""
 
     done: int
     total: int
     note: str
+    anonymous_bytes: int
     type: Literal["task_progress"] = "task_progress"
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from coscheduler.config import DeviceSettings
 from coscheduler.errors import Refused
+from coscheduler.procfs import anonymous_bytes, kib_sum
 
 
 class Meter(Protocol):
@@ -26,23 +27,15 @@ class Meter(Protocol):
         """What the process holds of the device beyond its baseline; 0 when it is gone."""
         ...
 
+    def reported_bytes(self, anonymous_bytes: int, baseline_bytes: int) -> int:
+        """The same from what the process read of itself at the end of a slice: it catches peaks
+        between two readings from outside. 0 where that says nothing of the device.
+        """
+        ...
+
     def device_bytes(self) -> tuple[int, int]:
         """(total, used by everybody)."""
         ...
-
-
-def anonymous_bytes(pid: int) -> int:
-    """RssAnon + VmSwap of a process, bytes. Raises ProcessLookupError when it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        raise ProcessLookupError(f"process {pid} is gone") from None
-    return _kib_sum(text, ("RssAnon", "VmSwap")) * 1024
-
-
-def _kib_sum(text: str, keys: tuple[str, ...]) -> int:
-    rows = (row.partition(":") for row in text.splitlines())
-    return sum(int(value.split()[0]) for key, _, value in rows if key in keys)
 
 
 class ProcessMeter:
@@ -61,11 +54,15 @@ class ProcessMeter:
         except ProcessLookupError:
             return 0
 
+    def reported_bytes(self, anonymous_bytes: int, baseline_bytes: int) -> int:
+        """Growth since the fork, as the process saw it."""
+        return max(0, anonymous_bytes - baseline_bytes)
+
     def device_bytes(self) -> tuple[int, int]:
         """RAM of the machine, and what is not available to a new program."""
         text = Path("/proc/meminfo").read_text(encoding="ascii")
-        total = _kib_sum(text, ("MemTotal",)) * 1024
-        return total, total - _kib_sum(text, ("MemAvailable",)) * 1024
+        total = kib_sum(text, ("MemTotal",)) * 1024
+        return total, total - kib_sum(text, ("MemAvailable",)) * 1024
 
 
 class NvmlMeter:
@@ -103,6 +100,11 @@ class NvmlMeter:
         unexplained = used - others - known - self._foreign_bytes(used)
         self._put_down[pid] = max(0, known + unexplained)
         return self._put_down[pid]
+
+    def reported_bytes(self, anonymous_bytes: int, baseline_bytes: int) -> int:
+        """Host memory says nothing of the card."""
+        del anonymous_bytes, baseline_bytes
+        return 0
 
     def _foreign_bytes(self, used: int) -> int:
         """What was there before the first of our processes, taken while none holds anything."""

@@ -229,9 +229,14 @@ class Supervisor:
         if child is None:
             raise ChildEnded(Failure("ENGINE_CRASHED", f"the {command.engine} engine is gone"))
         peak = _Peak(lambda: max(0, self._used(child) - child.context_bytes))
-        self._on_progress[command.engine] = lambda slice_: self._listener.progress(
-            job.name, Progress(command.stage_index, slice_.done, slice_.total, slice_.note)
-        )
+
+        def on_slice(slice_: msg.TaskProgress) -> None:
+            held = self._meter.reported_bytes(slice_.anonymous_bytes, child.baseline_bytes)
+            peak.note(held - child.context_bytes)
+            progress = Progress(command.stage_index, slice_.done, slice_.total, slice_.note)
+            self._listener.progress(job.name, progress)
+
+        self._on_progress[command.engine] = on_slice
         task = self._task(job, command.stage_index)
         try:
             async with peak:
@@ -400,7 +405,7 @@ class Supervisor:
 
 
 class _Peak:
-    """The highest reading while the block runs, sampled; one more reading at both ends."""
+    """The highest reading while the block runs: sampled, at both ends, and what slices report."""
 
     def __init__(self, read: Callable[[], int]) -> None:
         self._read = read
@@ -411,12 +416,16 @@ class _Peak:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.bytes = max(self.bytes, self._read())
+        self.note(self._read())
         self._task.cancel()
+
+    def note(self, size_bytes: int) -> None:
+        """Take in one more reading."""
+        self.bytes = max(self.bytes, size_bytes)
 
     async def _sample(self) -> None:
         while True:
-            self.bytes = max(self.bytes, self._read())
+            self.note(self._read())
             await asyncio.sleep(SAMPLE_SECONDS)
 
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from coscheduler.config import GIB, MIB, DeviceSettings
+from coscheduler.procfs import anonymous_bytes
 from coscheduler.runtime.meter import (
     NvmlMeter,
     ProcessMeter,
-    anonymous_bytes,
     capacity_bytes,
     open_meter,
 )
