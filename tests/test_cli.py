@@ -64,7 +64,7 @@ def fake_daemon(folder: Path) -> Iterator[str]:
         yield process.stdout.readline().removeprefix("listening on ").strip()
     finally:
         process.terminate()
-        process.wait(SECONDS_MAX)
+        assert process.wait(SECONDS_MAX) == 0
         process.stdout.close()
 
 
@@ -142,6 +142,16 @@ def test_equal_stems_get_folders_of_their_own(
     }  # fmt: skip
     assert said.json["state"] == "SUCCEEDED"
     assert len({job["job"] for job in said.json["jobs"]}) == 3
+
+
+def test_names_of_any_bytes_are_carried_out(run: Run, server: str, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9 \x1b[31m[red].wav")
+    path.write_bytes(b"x")
+    said = run("--server", server, "run", path, "--out", tmp_path / "o", "--json")
+    assert said.code == 0, said.err
+    assert said.json["title"] == "caf? \x1b[31m[red].wav"
+    assert all(Path(name).exists() for name in said.json["files"])
+    assert "\x1b" not in said.err
 
 
 def test_failed_job_is_exit_1_with_reason_and_numbers(

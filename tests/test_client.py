@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -373,6 +374,22 @@ def test_address_is_the_argument_or_the_variable_or_the_default(
     monkeypatch.setenv("COSCHEDULER_SERVER", "127.0.0.1:7")
     assert resolve_address(None) == "127.0.0.1:7"
     assert resolve_address("unix:/x") == "unix:/x"
+
+
+def test_socket_of_a_stranger_at_the_default_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("COSCHEDULER_SERVER", raising=False)
+    (tmp_path / "coscheduler.sock").touch()
+    assert resolve_address(None) == f"unix:{tmp_path}/coscheduler.sock"
+    mine = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: mine + 1)
+    if mine == 0:
+        os.chown(tmp_path / "coscheduler.sock", 12345, -1)
+    with pytest.raises(Refused) as caught:
+        resolve_address(None)
+    assert caught.value.reason == "SOCKET_FOREIGN"
 
 
 def test_pauses_double_up_to_their_limits_and_end() -> None:

@@ -19,7 +19,7 @@ import coscheduler
 from coscheduler import config
 from coscheduler.cli.say import notice
 from coscheduler.client import Client
-from coscheduler.client.channel import Backoff
+from coscheduler.client.channel import Backoff, own
 from coscheduler.errors import Unavailable
 
 READY_SECONDS_MAX = 300.0  # a first start may have to read whole checkpoints
@@ -40,13 +40,14 @@ def reachable(server: str | None, config_path: Path | None) -> Iterator[str]:
         return
     settings_path = find_config(config_path)
     settings = config.load(settings_path) if settings_path else config.Settings()
-    if answers(settings.listen_address):
-        yield settings.listen_address
+    address = settings.server.listen or own(config.default_address())
+    if answers(address):
+        yield address
         return
     if settings_path is None:
         raise Unavailable(
             "NO_CONFIG",
-            f"no daemon answers at {settings.listen_address}, and there is no config to start one "
+            f"no daemon answers at {address}, and there is no config to start one "
             f"with; pass --config FILE or set COSCHEDULER_CONFIG",
         )
     with started(settings_path) as address:

@@ -26,7 +26,12 @@ def console(*, as_json: bool = False) -> Console:
 
 def notice(text: str) -> None:
     """A line for people on standard error, whatever is printed elsewhere."""
-    Console(stderr=True, highlight=False).print(Text(text), soft_wrap=True)
+    Console(stderr=True, highlight=False).print(Text(printable(text)), soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey or cannot show; names may hold any bytes."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def explain(error: CoschedulerError) -> None:
@@ -48,8 +53,8 @@ def exit_status(error: CoschedulerError) -> int:
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on one line of standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    """One JSON object on one line of standard output, in ASCII: file names may hold any bytes."""
+    sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()
 
 

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from coscheduler.cli.say import duration, sentence, size
+from coscheduler.cli.say import duration, printable, sentence, size
 from coscheduler.core.model import Stage, StageState
 from coscheduler.runtime.api import EngineView, GpuSnapshot, JobSnapshot, LedgerLine
 
@@ -76,12 +76,13 @@ class Watching:
         state = note.partition(":")[0]
         if self._said.get((title, step)) != state:
             self._said[title, step] = state
-            self._console.print(Text(f"{title}: {step}: {note}"))
+            line = f"{title}: {step}: {note}"
+            self._console.print(Text(printable(line)), soft_wrap=True)
 
     def _draw(self, title: str, step: str, note: str, done: int, total: int) -> None:
         key = (title, step)
         if key not in self._rows:
-            description = f"{title}  {step}".replace("[", r"\[")
+            description = printable(f"{title}  {step}").replace("[", r"\[")
             self._rows[key] = self._bars.add_task(description, total=None, note="")
         row = self._rows[key]
         idle = not total and not done
@@ -109,19 +110,21 @@ def outcome(metrics: dict[str, Any]) -> RenderableType:
     """A job's metrics as a table, its failure, its notes and its files."""
     lines: list[RenderableType] = [
         Text.assemble(
-            (metrics["title"], "bold"), f"  {metrics['job']}  ", state_text(metrics["state"])
+            (printable(metrics["title"]), "bold"),
+            f"  {metrics['job']}  ",
+            state_text(metrics["state"]),
         )
     ]
     if metrics["stages"]:
         lines.append(_stage_table(metrics["stages"]))
     if failure := metrics["failure"]:
         told = sentence(failure["reason"], failure["message"], failure["numbers"])
-        lines.append(Text(told, style="red"))
+        lines.append(Text(printable(told), style="red"))
     for stage in metrics["stages"]:
         lines += [Text(f"{stage['stage']}: {note}") for note in stage["notes"]]
         lines += [Text(f"{stage['stage']} evicted {what}") for what in stage["evicted"]]
         lines += [Text(f"{stage['stage']} waited for {what}") for what in stage["waited_for"]]
-    lines += [Text(f"  {path}") for path in metrics["files"]]
+    lines += [Text(f"  {printable(path)}") for path in metrics["files"]]
     return Group(*lines)
 
 
@@ -147,8 +150,8 @@ def job_table(jobs: list[JobSnapshot], now_ms: int) -> Table:
         job = snapshot.job
         stages = " ".join(_stage_mark(stage) for stage in job.stages)
         table.add_row(
-            job.name, Text(job.title), job.priority.name.lower(), state_text(job.state.name),
-            stages, duration(max(0, now_ms - job.arrival_ms)),
+            job.name, Text(printable(job.title)), job.priority.name.lower(),
+            state_text(job.state.name), stages, duration(max(0, now_ms - job.arrival_ms)),
         )  # fmt: skip
     return table
 

@@ -2,10 +2,11 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from coscheduler.config import default_address
-from coscheduler.errors import CoschedulerError, Unavailable
+from coscheduler.errors import CoschedulerError, Refused, Unavailable
 
 SERVER_VARIABLE: Final = "COSCHEDULER_SERVER"
 CHUNK_BYTES: Final = 256 * 1024
@@ -60,5 +61,28 @@ class Patience:
 
 
 def resolve_address(address: str | None) -> str:
-    """The address given, else COSCHEDULER_SERVER, else the default socket of this user."""
-    return address or os.environ.get(SERVER_VARIABLE) or default_address()
+    """The address given, else COSCHEDULER_SERVER, else the default socket of this user.
+
+    Raises Refused SOCKET_FOREIGN when somebody else listens at the default.
+    """
+    return address or os.environ.get(SERVER_VARIABLE) or own(default_address())
+
+
+def own(address: str) -> str:
+    """The default address, unless the socket there belongs to another user.
+
+    Without a runtime directory it lies below /tmp, where anybody may have been first; recordings
+    must not go to a stranger.
+    """
+    try:
+        owner_uid = Path(address.removeprefix("unix:")).lstat().st_uid
+    except OSError:
+        return address  # nobody's, or out of reach: connecting to it says so
+    if owner_uid not in (0, os.getuid()):
+        raise Refused(
+            "SOCKET_FOREIGN",
+            f"the daemon at {address} belongs to another user; name one with {SERVER_VARIABLE}",
+            address=address,
+            owner_uid=owner_uid,
+        )
+    return address

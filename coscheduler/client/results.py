@@ -102,7 +102,7 @@ def write_metrics(snapshot: JobSnapshot, files: dict[str, Path], folder: Path) -
     """Write `metrics.json` beside the files and return them with it under "metrics"."""
     path = folder / METRICS_FILENAME
     whole = {**files, "metrics": path}
-    text = json.dumps(metrics(snapshot, whole.values()), indent=2, ensure_ascii=False)
+    text = json.dumps(metrics(snapshot, whole.values()), indent=2)  # ASCII: names hold any bytes
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="ascii")
     return whole

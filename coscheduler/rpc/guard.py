@@ -38,9 +38,7 @@ class Guard(grpc.aio.ServerInterceptor):
         method = handler.unary_unary or handler.stream_unary or handler.unary_stream
         wrap = self._stream if handler.response_streaming else self._single
         build = BUILDERS[handler.request_streaming, handler.response_streaming]
-        return build(
-            wrap(method, call), handler.request_deserializer, handler.response_serializer
-        )
+        return build(wrap(method, call), handler.request_deserializer, handler.response_serializer)
 
     async def settle(self, timeout_ms: int) -> None:
         """Wait until no call that moves data or changes state is in flight, at most `timeout_ms`.

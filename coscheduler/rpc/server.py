@@ -79,7 +79,8 @@ class Front:
         self._server = grpc.aio.server(
             interceptors=[self._guard], options=server_options(settings.server)
         )
-        job_pb2_grpc.add_JobServiceServicer_to_server(JobService(daemon), self._server)
+        jobs = JobService(daemon, settings.server.message_bytes_max)
+        job_pb2_grpc.add_JobServiceServicer_to_server(jobs, self._server)
         artifact_pb2_grpc.add_ArtifactServiceServicer_to_server(
             ArtifactService(daemon), self._server
         )

@@ -34,8 +34,9 @@ def page_size(asked: int) -> int:
 class JobService(job_pb2_grpc.JobServiceServicer):
     """Jobs, as job.proto promises."""
 
-    def __init__(self, daemon: DaemonApi) -> None:
+    def __init__(self, daemon: DaemonApi, message_bytes_max: int) -> None:
         self._daemon = daemon
+        self._message_bytes_max = message_bytes_max
 
     async def CreateJob(self, request: job_pb2.CreateJobRequest, context: Any) -> job_pb2.Job:
         """Accept a job."""
@@ -49,12 +50,18 @@ class JobService(job_pb2_grpc.JobServiceServicer):
     async def ListJobs(
         self, request: job_pb2.ListJobsRequest, context: Any
     ) -> job_pb2.ListJobsResponse:
-        """A page of jobs."""
+        """A page of jobs, shorter than asked where long prompts would not fit into a message."""
         size = page_size(request.page_size)
-        jobs, token = await self._daemon.list_jobs(size, request.page_token)
-        return job_pb2.ListJobsResponse(
-            jobs=[convert.job_to_wire(job) for job in jobs], next_page_token=token
-        )
+        page = await self._page(size, request.page_token)
+        while page.ByteSize() > self._message_bytes_max and size > 1:
+            size = max(1, size // 2)
+            page = await self._page(size, request.page_token)
+        return page
+
+    async def _page(self, size: int, token: str) -> job_pb2.ListJobsResponse:
+        jobs, next_token = await self._daemon.list_jobs(size, token)
+        messages = [convert.job_to_wire(job) for job in jobs]
+        return job_pb2.ListJobsResponse(jobs=messages, next_page_token=next_token)
 
     async def WatchJob(
         self, request: job_pb2.WatchJobRequest, context: Any

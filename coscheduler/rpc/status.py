@@ -45,6 +45,7 @@ _KIND_OF_CODE: Final[dict[grpc.StatusCode, str]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: "exhausted",
     grpc.StatusCode.UNAVAILABLE: "unavailable",
     grpc.StatusCode.DEADLINE_EXCEEDED: "unavailable",
+    grpc.StatusCode.CANCELLED: "unavailable",  # by a daemon that could not wait any longer
 }
 
 log = logging.getLogger(__name__)

@@ -715,7 +715,9 @@ class ListJobsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most. 0 means 50; more than 200 counts as 200; negative is an error."""
+    """How many at most. 0 means 50; more than 200 counts as 200; negative is an error. Fewer may come
+    where more would not fit into a message.
+    """
     page_token: _builtins.str
     """`next_page_token` of the page before; empty for the first page."""
     def __init__(

@@ -13,7 +13,7 @@ from coscheduler.client import AsyncClient
 from coscheduler.errors import CoschedulerError, Unavailable
 from coscheduler.rpc.server import SERVICES, open_front, serve_daemon, server_options
 from coscheduler.runtime.api import JobRequest
-from coscheduler.v1 import artifact_pb2, artifact_pb2_grpc
+from coscheduler.v1 import artifact_pb2_grpc
 from tests.rpc.fake_daemon import FakeDaemon
 from tests.rpc.support import QUICK, asynchronous, eventually, serving, settings_for
 from tests.rpc.test_services import METADATA, finish, upload
@@ -159,7 +159,3 @@ def test_options_hold_every_bound() -> None:
     assert options["grpc.max_send_message_length"] == 1000
     assert options["grpc.keepalive_time_ms"] == 2000
     assert options["grpc.so_reuseport"] == 0
-
-
-def test_generated_messages_match_the_protos() -> None:
-    assert artifact_pb2.DESCRIPTOR.package == "coscheduler.v1"

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -36,7 +37,7 @@ class Stubs:
 
 
 @asynccontextmanager
-async def stubs(folder: Path, **server: int) -> AsyncIterator[tuple[FakeDaemon, Stubs]]:
+async def stubs(folder: Path, **server: Any) -> AsyncIterator[tuple[FakeDaemon, Stubs]]:
     async with (
         serving(folder, **server) as (daemon, front),
         grpc.aio.insecure_channel(front.address) as channel,
@@ -44,9 +45,9 @@ async def stubs(folder: Path, **server: int) -> AsyncIterator[tuple[FakeDaemon, 
         yield daemon, Stubs(channel)
 
 
-def create(request_id: str = "r", **job: object) -> job_pb2.CreateJobRequest:
+def create(request_id: str = "r", **job: Any) -> job_pb2.CreateJobRequest:
     job = {"stages": [TRANSCRIBE], "source": SOURCE, **job}
-    return job_pb2.CreateJobRequest(request_id=request_id, job=job_pb2.Job(**job))  # type: ignore[arg-type]
+    return job_pb2.CreateJobRequest(request_id=request_id, job=job_pb2.Job(**job))
 
 
 def upload(*parts: object) -> list[artifact_pb2.WriteArtifactRequest]:
@@ -70,10 +71,10 @@ def finish(data: bytes) -> artifact_pb2.FinishWrite:
 
 
 def reason(error: grpc.aio.AioRpcError) -> str:
-    status = Status.FromString(dict(error.trailing_metadata())["grpc-status-details-bin"])
+    found: dict[Any, Any] = dict(error.trailing_metadata())
     info = ErrorInfo()
-    assert status.details[0].Unpack(info)
-    return info.reason
+    assert Status.FromString(found["grpc-status-details-bin"]).details[0].Unpack(info)
+    return str(info.reason)
 
 
 @asynchronous
@@ -111,7 +112,7 @@ async def test_create_get_and_repeat_by_request_id(tmp_path: Path) -> None:
 )
 @asynchronous
 async def test_bad_job_is_an_invalid_argument(
-    tmp_path: Path, job: dict[str, object], expected: str
+    tmp_path: Path, job: dict[str, Any], expected: str
 ) -> None:
     async with stubs(tmp_path) as (daemon, stub):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -141,6 +142,23 @@ async def test_list_jobs_pages_newest_first_and_bounds_the_page(tmp_path: Path) 
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.jobs.ListJobs(job_pb2.ListJobsRequest(page_size=-1))
         assert reason(caught.value) == "PAGE_SIZE_NEGATIVE"
+
+
+@asynchronous
+async def test_list_of_long_prompts_comes_in_pages_that_fit(tmp_path: Path) -> None:
+    async with stubs(tmp_path, message_bytes_max=10_000) as (_, stub):
+        for index in range(7):
+            ask = job_pb2.AnalyzeParameters(prompt="x" * 3000)
+            await stub.jobs.CreateJob(create(f"r{index}", stages=[job_pb2.Stage(analyze=ask)]))
+        seen: list[str] = []
+        token = ""
+        while True:
+            page = await stub.jobs.ListJobs(job_pb2.ListJobsRequest(page_token=token))
+            seen += [job.request_id for job in page.jobs]
+            token = page.next_page_token
+            if not token:
+                break
+        assert seen == [f"r{index}" for index in reversed(range(7))]
 
 
 @asynchronous
