@@ -1,6 +1,8 @@
 """Health, reflection, and the way down."""
 
 import asyncio
+import signal
+import sys
 from pathlib import Path
 
 import grpc
@@ -13,7 +15,7 @@ from coscheduler.client import AsyncClient
 from coscheduler.errors import CoschedulerError, Unavailable
 from coscheduler.rpc.server import SERVICES, open_front, serve_daemon, server_options
 from coscheduler.runtime.api import JobRequest
-from coscheduler.v1 import artifact_pb2_grpc
+from coscheduler.v1 import artifact_pb2_grpc, gpu_pb2, gpu_pb2_grpc
 from tests.rpc.fake_daemon import FakeDaemon
 from tests.rpc.support import QUICK, asynchronous, eventually, serving, settings_for
 from tests.rpc.test_services import METADATA, finish, upload
@@ -150,6 +152,29 @@ async def test_daemon_is_closed_when_the_address_cannot_be_had(tmp_path: Path) -
     with pytest.raises(CoschedulerError, match="not a socket"):
         await serve_daemon(open_daemon, settings_for(tmp_path))
     assert made[0].drained_ms == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@asynchronous
+async def test_signal_drains_and_a_second_one_does_not_wait(tmp_path: Path, number: int) -> None:
+    address = f"unix:{tmp_path / 'd.sock'}"
+    command = [sys.executable, "-m", "tests.rpc.fake_daemon", "--listen", address]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == f"listening on {address}\n".encode()
+    async with grpc.aio.insecure_channel(address) as channel, AsyncClient(address) as client:
+        upload_stub = artifact_pb2_grpc.ArtifactServiceStub(channel)
+        call = upload_stub.WriteArtifact()
+        await call.write(upload(METADATA)[0])
+        # Over the same connection: when this is answered, the upload has begun.
+        assert await gpu_pb2_grpc.GpuServiceStub(channel).GetGpu(gpu_pb2.GetGpuRequest())
+        process.send_signal(number)
+        while await answers(client):  # noqa: ASYNC110 only calls can tell
+            await asyncio.sleep(0.005)
+        assert process.returncode is None, "the upload in flight holds it for its drain of 30 s"
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == -signal.SIGTERM
+        call.cancel()
 
 
 def test_options_hold_every_bound() -> None:
