@@ -359,6 +359,10 @@ def test_transcript_can_be_analyzed_by_itself() -> None:
     Plan(transcribe=False, prompt="Who came?").check("transcript")
 
 
+def test_title_of_a_long_file_name_is_cut_to_what_is_allowed() -> None:
+    assert len(Plan().request("artifacts/1", "x" * 255).title) == 200
+
+
 def test_filename_of_any_bytes_can_be_sent(tmp_path: Path) -> None:
     from coscheduler.client.transfer import label_of
 

@@ -9,6 +9,8 @@ from coscheduler.core.model import InputRef, Priority, StageKind
 from coscheduler.errors import InvalidInput
 from coscheduler.runtime.api import JobRequest, StageRequest
 
+TITLE_CHARACTERS_MAX = 200  # the daemon refuses more, and a file name may have 255
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -62,5 +64,5 @@ class Plan:
             stages=self.stages(),
             source=InputRef(artifact=artifact),
             priority=int(self.priority),
-            title=title,
+            title=title[:TITLE_CHARACTERS_MAX],
         )

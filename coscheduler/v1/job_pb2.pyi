@@ -143,7 +143,7 @@ class Job(_message.Message):
     name: _builtins.str
     """Output only. Resource name, "jobs/ID"."""
     title: _builtins.str
-    """For people, usually the recording's file name; at most 200 characters are shown."""
+    """For people, usually the recording's file name; at most 200 characters."""
     priority: Global___Priority.ValueType
     """The class. Unspecified means normal; an unknown number is refused."""
     state: Global___Job.State.ValueType
