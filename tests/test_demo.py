@@ -7,12 +7,29 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from coscheduler import config
+from coscheduler.cli import EXIT_UNREACHABLE
+from coscheduler.cli.view import Watching
+from coscheduler.client import (
+    Artifact,
+    Client,
+    InputRef,
+    JobRequest,
+    JobSnapshot,
+    JobState,
+    Priority,
+    RunResult,
+    StageKind,
+    StageState,
+)  # fmt: skip
+from coscheduler.core.model import Job, Stage
+from coscheduler.demo import __main__ as demo
 from coscheduler.demo import report
 from coscheduler.demo.__main__ import RECORDING, daemon
 
@@ -24,9 +41,9 @@ ROLES = {
 
 
 @pytest.fixture(scope="module")
-def address(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(tiny_models: Path) -> Iterator[str]:
     """A daemon with `configs/demo.toml`, as the demonstration starts it."""
-    with daemon(tmp_path_factory.mktemp("daemon")) as address:
+    with daemon() as address:
         yield address
 
 
@@ -41,25 +58,6 @@ def processes_with(text: str) -> list[str]:
         if text in line:
             found.append(line)
     return found
-
-
-@pytest.mark.timeout(300)
-def test_demo_beside_a_busy_daemon(address: str, tmp_path: Path) -> None:
-    """The daemon of the fixture holds the store of `configs/demo.toml`; another must be found."""
-    command = [sys.executable, "-m", "coscheduler.demo", "--json", "--out", str(tmp_path)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    metrics = json.loads(answer.stdout.splitlines()[-1])
-    assert metrics["state"] == "SUCCEEDED"
-    assert [stage["stage"] for stage in metrics["stages"]] == ["separate", "transcribe", "analyze"]
-    assert all(stage["run_ms"] > 0 for stage in metrics["stages"])
-    assert {Path(name).name for name in metrics["files"]} == ROLES
-    assert {path.name for path in (tmp_path / RECORDING.stem).iterdir()} == ROLES
-    for piece in ("Transcript", "Analysis", "What each stage took", "What to try next"):
-        assert piece in answer.stderr
-    socket = re.search(r"unix:(\S+/coscheduler\.sock)", answer.stderr)
-    assert socket is not None and not processes_with(socket[1])
-    assert not Path(socket[1]).parent.exists()
 
 
 def examples() -> list[str]:
@@ -85,6 +83,26 @@ def test_readme_example_runs(address: str, tmp_path: Path, index: int, expected:
         assert piece in answer.stdout
 
 
+@pytest.mark.timeout(300)
+def test_demo_beside_a_busy_daemon(address: str, tmp_path: Path) -> None:
+    """The daemon of the fixture holds the store of `configs/demo.toml`; another must be found."""
+    command = [sys.executable, "-m", "coscheduler.demo", "--json", "--out", str(tmp_path)]
+    wide = os.environ | {"COLUMNS": "160"}
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, env=wide)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    metrics = json.loads(answer.stdout.splitlines()[-1])
+    assert metrics["state"] == "SUCCEEDED"
+    assert [stage["stage"] for stage in metrics["stages"]] == ["separate", "transcribe", "analyze"]
+    assert all(stage["run_ms"] > 0 for stage in metrics["stages"])
+    assert {Path(name).name for name in metrics["files"]} == ROLES
+    assert {path.name for path in (tmp_path / RECORDING.stem).iterdir()} == ROLES
+    for piece in ("Transcript", "Analysis", "predicted", "What to try next"):
+        assert piece in answer.stderr
+    socket = re.search(r"unix:(\S+/d\.sock)", answer.stderr)
+    assert socket is not None and not processes_with(socket[1])
+    assert not Path(socket[1]).parent.exists()
+
+
 def test_readme_examples_are_short() -> None:
     assert len(examples()) == 2
     assert all(len(example.splitlines()) <= 30 for example in examples())
@@ -98,25 +116,60 @@ def test_readme_links_lead_somewhere() -> None:
 
 
 def test_a_daemon_that_cannot_start_is_quoted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "demo.toml"
     broken.write_text("[device]\nthreads = 0\n")
-    monkeypatch.setattr("coscheduler.demo.__main__.CONFIG", broken)
-    with pytest.raises(SystemExit, match=r"device\.threads"), daemon(tmp_path):
-        pytest.fail("it started")
+    monkeypatch.setattr(demo, "CONFIG", broken)
+    assert demo.main(["--out", str(tmp_path)]) == EXIT_UNREACHABLE
+    assert "device.threads" in capsys.readouterr().err
+
+
+def test_a_private_config_shares_models_and_prepared_weights(tmp_path: Path) -> None:
+    ours, private = config.load(demo.CONFIG), config.load(demo._private_config(tmp_path))
+    assert private.data_dir == tmp_path / "store" != ours.data_dir
+    assert ours.separation and private.separation and ours.analysis and private.analysis
+    assert private.separation.model.resolve() == ours.separation.model.resolve()
+    assert private.separation.prepared_dir is not None and ours.separation.prepared_dir is not None
+    assert private.separation.prepared_dir.resolve() == ours.separation.prepared_dir.resolve()
+    assert private.analysis.model.resolve() == ours.analysis.model.resolve()
+
+
+def test_an_interrupt_cancels_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[str] = []
+    queued = JobSnapshot(Job("jobs/1", "r", Priority.NORMAL, 0, ()))
+
+    class Interrupted(Client):
+        def upload(self, *args: object, **options: object) -> Artifact:
+            return Artifact("artifacts/1", "audio", "audio/flac", "meeting.flac", 1, "", 0)
+
+        def create_job(self, request: JobRequest) -> JobSnapshot:
+            return queued
+
+        def watch_job(self, name: str) -> Generator[JobSnapshot, None, None]:
+            yield queued
+            raise KeyboardInterrupt
+
+        def cancel_job(self, name: str) -> JobSnapshot:
+            calls.append(name)
+            return queued
+
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(Interrupted("unix:/nowhere"), Watching(Console(file=io.StringIO())), tmp_path)
+    assert calls == ["jobs/1"]
 
 
 def test_report_shows_numbers_notes_and_long_files_cut(tmp_path: Path) -> None:
     (tmp_path / "transcript.txt").write_text("".join(f"line {n} [a]\n" for n in range(30)))
-    stage = {
-        "stage": "separate", "state": "SUCCEEDED", "wait_ms": 0, "load_ms": 1500, "run_ms": 2500,
-        "predicted_peak_bytes": 64 * 2**20, "measured_peak_bytes": 60 * 2**20,
-        "real_time_factor": 0.1, "option": "float32", "notes": ["the target is [silent]"],
-    }  # fmt: skip
+    stage = Stage(
+        StageKind.SEPARATE, "{}", InputRef(artifact="artifacts/1"), state=StageState.SUCCEEDED,
+        load_ms=1500, run_ms=2500, duration_ms=25_000, predicted_peak_bytes=64 * 2**20,
+        measured_peak_bytes=60 * 2**20, option="float32", notes=("the target is [silent]",),
+    )  # fmt: skip
+    job = Job("jobs/1", "r", Priority.NORMAL, 0, (stage,), state=JobState.SUCCEEDED)
     console = Console(record=True, width=120, file=io.StringIO())
-    report.show(console, {"job": "jobs/1", "state": "SUCCEEDED", "stages": [stage]}, tmp_path)
+    report.show(console, RunResult(JobSnapshot(job), {"txt": tmp_path / "transcript.txt"}))
     text = console.export_text()
-    for piece in ("1.5 s", "64 MiB", "60 MiB", "0.10 x", "the target is [silent]", "[a]"):
+    for piece in ("1.5 s", "64.0 MiB", "60.0 MiB", "0.10", "the target is [silent]", "[a]"):
         assert piece in text
     assert "and 10 lines more" in text and "line 25" not in text

@@ -2,52 +2,52 @@
 
     python -m coscheduler.demo [--json] [--out DIR]
 
-Everything goes through the command line that users have. With `--json` people's text goes to stderr
-and the last line on stdout is the job's metrics as one JSON object.
+With `--json` people's text goes to stderr, and the last line on stdout is the job's metrics as one
+JSON object. Exit codes are those of `coscheduler run`.
 """
 
 import argparse
-import json
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.panel import Panel
 
+from coscheduler.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, private, say
+from coscheduler.cli.view import Watching
+from coscheduler.client import Client, InputRef, JobRequest, RunResult, StageKind, StageRequest
 from coscheduler.demo import report
+from coscheduler.errors import CoschedulerError, Unavailable
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = ROOT / "configs" / "demo.toml"
 RECORDING = Path(__file__).resolve().parent / "meeting.flac"
-COMMAND = [sys.executable, "-m", "coscheduler"]
-STOP_S_MAX = 20.0
-
-STAGES = ["--separate", "speech", "--transcribe", "--language", "en", "--analyze", "summary"]
 
 
 def main(arguments: list[str]) -> int:
-    """Run the demonstration; returns the exit code of `coscheduler run`."""
+    """Run the demonstration; returns the exit code."""
     options = _options(arguments)
-    console = Console(stderr=options.json, highlight=False)
+    console = say.console(as_json=options.json)
     signal.signal(signal.SIGTERM, _leave)
     started_s = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="coscheduler-") as scratch:
-        code, metrics = _serve_and_run(console, Path(scratch), options.out)
-    if metrics is None:
-        return code or 1
-    report.show(console, metrics, options.out / RECORDING.stem)
-    console.print(f"The whole demonstration took {time.monotonic() - started_s:.0f} s.")
-    _show_next(console)
+    try:
+        result = _serve_and_run(console, options.out / RECORDING.stem)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except CoschedulerError as error:
+        say.explain(error)
+        return say.exit_status(error)
+    report.show(console, result)
+    console.print(f"The whole demonstration took {time.monotonic() - started_s:.0f} s.\n")
+    console.print(report.next_steps())
     if options.json:
-        print(json.dumps(metrics), flush=True)
-    return code
+        say.print_json(result.metrics)
+    return EXIT_DONE if result.succeeded else EXIT_FAILED
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -62,61 +62,27 @@ def _leave(signal_number: int, frame: object) -> None:
     raise SystemExit(128 + signal_number)
 
 
-def _serve_and_run(console: Console, scratch: Path, out: Path) -> tuple[int, dict[str, Any] | None]:
-    console.print("Starting the daemon with configs/demo.toml: tiny models on the processor.")
-    with daemon(scratch) as address:
-        console.print(f"It listens on {address}. Sending {RECORDING.name} through three engines:")
-        console.print("pull the speech out, write it down, sum it up.\n")
-        command = [*COMMAND, "--server", address, "run", str(RECORDING), "--out", str(out), *STAGES]
-        answer = subprocess.run(
-            [*command, "--json"], stdout=subprocess.PIPE, text=True, check=False
-        )
-    lines = answer.stdout.strip().splitlines()
-    return answer.returncode, json.loads(lines[-1]) if lines else None
+def _serve_and_run(console: Console, folder: Path) -> RunResult:
+    console.print("Starting a daemon with configs/demo.toml: tiny models on the processor.")
+    with daemon() as address, Client(address) as client, Watching(console) as view:
+        console.print(f"It listens on {address}. Sending it {RECORDING.name}.")
+        return run(client, view, folder)
 
 
 @contextmanager
-def daemon(scratch: Path) -> Iterator[str]:
-    """A daemon on a socket of its own in `scratch`; yields its address, stops it afterwards.
+def daemon() -> Iterator[str]:
+    """A daemon on a socket of its own; yields its address and stops it afterwards.
 
-    It keeps its jobs where `configs/demo.toml` says, or, when another daemon is working there, in
-    `scratch`. Raises SystemExit with the daemon's own words when it does not start.
+    Its jobs are kept where `configs/demo.toml` says, or, when another daemon works there, in a
+    temporary folder. Raises Unavailable DAEMON_DIED with the daemon's own words.
     """
-    log = scratch / "daemon.log"
-    address = f"unix:{scratch / 'coscheduler.sock'}"
-    for config in (CONFIG, _private_config(scratch)):
-        with log.open("a") as stderr:
-            process = _start(config, address, stderr.fileno())
+    with ExitStack() as stack:
         try:
-            if _is_ready(process):
-                yield address
-                return
-        finally:
-            _stop(process)
-    raise SystemExit(f"the daemon did not start:\n{log.read_text().strip()}")
-
-
-def _start(config: Path, address: str, stderr: int) -> "subprocess.Popen[str]":
-    """`serve` in a session of its own: a Ctrl-C reaches the command line, which cancels the job."""
-    command = [*COMMAND, "serve", "--config", str(config), "--listen", address]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True
-    )
-
-
-def _is_ready(process: "subprocess.Popen[str]") -> bool:
-    """Wait for the line that says so; False when the daemon ends without it."""
-    assert process.stdout is not None
-    return any(line.startswith("listening on") for line in process.stdout)
-
-
-def _stop(process: "subprocess.Popen[str]") -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=STOP_S_MAX)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+            address = stack.enter_context(private.started(CONFIG))
+        except Unavailable:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="coscheduler-"))
+            address = stack.enter_context(private.started(_private_config(Path(scratch))))
+        yield address
 
 
 def _private_config(scratch: Path) -> Path:
@@ -130,18 +96,39 @@ def _private_config(scratch: Path) -> Path:
     return copy
 
 
-def _show_next(console: Console) -> None:
-    console.print(
-        Panel(
-            "The models are tiny and their weights are random, so the words above mean nothing;\n"
-            "files, formats, memory and scheduling are the real ones. With real models:\n\n"
-            "  1. put them where configs/cpu.toml, 24gb.toml or 4gb.toml says, or edit a copy\n"
-            "  2. .venv/bin/coscheduler serve --config configs/24gb.toml\n"
-            "  3. .venv/bin/coscheduler run TALK.flac --out results --analyze summary\n\n"
-            "While it works: .venv/bin/coscheduler gpu --watch",
-            title="What to try next",
-            expand=False,
-        )
+def run(client: Client, view: Watching, folder: Path) -> RunResult:
+    """One recording through three stages; the files go to `folder`, nothing stays in the daemon."""
+    title = RECORDING.name
+    recording = client.upload(RECORDING, lambda done, total: view.upload(title, done, total))
+    snapshot = client.create_job(_request(recording.name))
+    try:
+        for update in client.watch_job(snapshot.job.name):
+            snapshot = update
+            view.job(title, snapshot)
+    except KeyboardInterrupt:
+        client.cancel_job(snapshot.job.name)
+        say.notice(f"{snapshot.job.name} was cancelled")
+        raise
+    result = RunResult(snapshot, client.fetch(snapshot, folder))
+    client.delete_job(snapshot.job.name)
+    client.delete_artifact(recording.name)
+    return result
+
+
+def _request(recording: str) -> JobRequest:
+    """Separate, transcribe, analyze. The transcript is made of the recording itself: what a model
+    with random weights pulls out of it is noise, in which no speech would be found.
+    """
+    source = InputRef(artifact=recording)
+    return JobRequest(
+        request_id=str(uuid.uuid4()),
+        title=RECORDING.name,
+        source=source,
+        stages=(
+            StageRequest(StageKind.SEPARATE, {"prompt": "speech"}),
+            StageRequest(StageKind.TRANSCRIBE, {"language": "en"}, input=source),
+            StageRequest(StageKind.ANALYZE, {"template": "summary"}),
+        ),
     )
 
 

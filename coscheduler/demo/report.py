@@ -1,56 +1,49 @@
-"""Show people what a job left: the transcript, the analysis, a table of the metrics."""
+"""Show what the demonstration's job left: transcript, analysis, metrics, what to try next."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
-MIB = 1024 * 1024
+from coscheduler.cli.view import outcome
+from coscheduler.client import RunResult
+
 LINES_MAX = 20
-COLUMNS = ("stage", "state", "wait", "load", "run", "real time", "predicted", "measured", "option")
+
+NEXT_STEPS = """\
+The models are tiny and their weights are random, so the words above mean nothing;
+files, formats, memory and scheduling are the real ones. With real models:
+
+  1. put them where configs/cpu.toml, 24gb.toml or 4gb.toml says, or edit a copy
+  2. .venv/bin/coscheduler serve --config configs/24gb.toml
+  3. .venv/bin/coscheduler run TALK.flac --out results --separate speech --analyze summary
+
+While it works: .venv/bin/coscheduler gpu --watch"""
 
 
-def show(console: Console, metrics: dict[str, Any], folder: Path) -> None:
-    """Print the results in `folder` and the `metrics` of the job that wrote them."""
-    _show_file(console, folder / "transcript.txt", "Transcript")
-    _show_file(console, folder / "analysis.json", "Analysis")
-    console.print(_table(metrics["stages"]))
-    for stage in metrics["stages"]:
-        for note in stage.get("notes", ()):
-            console.print(Text(f"{stage['stage']}: {note}"))
-    console.print(Text(f"Job {metrics.get('job', '')}: {metrics['state']}. Files in {folder}:"))
-    for path in sorted(folder.glob("*")):
-        console.print(Text(f"  {path.name:18} {path.stat().st_size:>10,} bytes"))
+def show(console: Console, result: RunResult) -> None:
+    """Print transcript, analysis and the table of the metrics; what is missing is left out."""
+    if path := result.files.get("txt"):
+        console.print(_panel("Transcript", path.read_text(encoding="utf-8")))
+    if path := result.files.get("analysis"):
+        console.print(_panel("Analysis", _result_of(path)))
+    console.print(outcome(result.metrics))
 
 
-def _show_file(console: Console, path: Path, title: str) -> None:
-    if not path.exists():
-        return
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".json":
-        text = json.dumps(json.loads(text)["result"], indent=2, ensure_ascii=False)
+def next_steps() -> Panel:
+    """What to try after the demonstration."""
+    return Panel(Text(NEXT_STEPS), title="What to try next", expand=False)
+
+
+def _result_of(path: Path) -> str:
+    """The answer in an analysis file, without how it came about."""
+    return json.dumps(json.loads(path.read_text("utf-8"))["result"], indent=2, ensure_ascii=False)
+
+
+def _panel(title: str, text: str) -> Panel:
     lines = text.strip().splitlines()
     if len(lines) > LINES_MAX:
         lines = [*lines[:LINES_MAX], f"... and {len(lines) - LINES_MAX} lines more"]
-    console.print(Panel(Text("\n".join(lines) or "(empty)"), title=title, expand=False))
-
-
-def _table(stages: list[dict[str, Any]]) -> Table:
-    table = Table(title="What each stage took", title_justify="left")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
-    for stage in stages:
-        table.add_row(*_row(stage))
-    return table
-
-
-def _row(stage: dict[str, Any]) -> list[str]:
-    times = [f"{stage[key] / 1000:.1f} s" for key in ("wait_ms", "load_ms", "run_ms")]
-    bytes_ = [f"{stage[f'{key}_peak_bytes'] / MIB:.0f} MiB" for key in ("predicted", "measured")]
-    factor = stage.get("real_time_factor")
-    real_time = f"{factor:.2f} x" if factor else "-"
-    return [stage["stage"], stage["state"], *times, real_time, *bytes_, stage["option"]]
+    return Panel(Text("\n".join(lines) or "(empty)"), title=title, expand=False)
