@@ -6,6 +6,7 @@ the fork server itself ends, the kernel ends its children with it; the next spaw
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -62,7 +63,8 @@ class Children:
         self._process: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
         self._listener: asyncio.Task[None] | None = None
-        self._spawned: asyncio.Future[int] | None = None
+        self._spawning: dict[int, asyncio.Future[int]] = {}
+        self._requests = itertools.count(1)
         self._children: dict[int, Child] = {}
         self._lock = asyncio.Lock()
         self._is_closing = False
@@ -98,12 +100,15 @@ class Children:
             raise EngineFault("FORK_FAILED", why) from error
         self._listener = asyncio.create_task(self._listen(ours), name="fork server")
 
-    async def spawn(self, engine: EngineName) -> Child:
-        """A fresh process for the engine. Raises EngineFault FORK_FAILED."""
+    async def spawn(self, engine: EngineName, *, early: bool = False) -> Child:
+        """A fresh process for the engine; an early one does not wait for the fork server's imports.
+
+        Raises EngineFault FORK_FAILED.
+        """
         async with self._lock:
             if self._process is None:
                 await self.start()
-            pid, connection = await self._fork(engine)
+        pid, connection = await self._fork(engine, early)
         reader, writer = await asyncio.open_unix_connection(
             sock=connection, limit=msg.LINE_BYTES_MAX
         )
@@ -111,15 +116,16 @@ class Children:
         self._children[pid] = child
         return child
 
-    async def _fork(self, engine: EngineName) -> tuple[int, socket.socket]:
+    async def _fork(self, engine: EngineName, early: bool) -> tuple[int, socket.socket]:
         assert self._control is not None
         ours, theirs = socket.socketpair()
-        self._spawned = asyncio.get_running_loop().create_future()
-        request = json.dumps({"spawn": engine}).encode()
+        number = next(self._requests)
+        self._spawning[number] = asyncio.get_running_loop().create_future()
+        request = json.dumps({"spawn": engine, "early": early, "id": number}).encode()
         try:
             with theirs:
                 socket.send_fds(self._control, [request], [theirs.fileno()])
-                pid = await self._spawned
+            pid = await self._spawning[number]
         except OSError as error:
             ours.close()
             raise EngineFault("FORK_FAILED", f"the fork server is gone: {error}") from error
@@ -127,7 +133,7 @@ class Children:
             ours.close()
             raise
         finally:
-            self._spawned = None
+            del self._spawning[number]
         return pid, ours
 
     async def _listen(self, control: socket.socket) -> None:
@@ -139,20 +145,23 @@ class Children:
             log.error("the fork server ended")
         control.close()
         self._process = self._control = None
-        if self._spawned is not None and not self._spawned.done():
-            self._spawned.set_exception(EngineFault("FORK_FAILED", "the fork server ended"))
+        for waiting in self._spawning.values():
+            if not waiting.done():
+                waiting.set_exception(EngineFault("FORK_FAILED", "the fork server ended"))
         for pid in list(self._children):
             self._end(pid, signal.SIGKILL)
 
     def _take(self, message: dict[str, int | str]) -> None:
         if "ended" in message:
             self._end(int(message["ended"]), int(message["status"]))
-        elif self._spawned is not None and not self._spawned.done():
-            if "spawned" in message:
-                self._spawned.set_result(int(message["spawned"]))
-            else:
-                why = str(message["refused"])
-                self._spawned.set_exception(EngineFault("FORK_FAILED", why))
+            return
+        waiting = self._spawning.get(int(message["id"]))
+        if waiting is None or waiting.done():
+            return
+        if "spawned" in message:
+            waiting.set_result(int(message["spawned"]))
+        else:
+            waiting.set_exception(EngineFault("FORK_FAILED", str(message["refused"])))
 
     def _end(self, pid: int, status: int) -> None:
         child = self._children.pop(pid, None)

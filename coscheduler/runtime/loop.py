@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from coscheduler.config import MIB
 from coscheduler.core import events as ev
 from coscheduler.core.commands import Run
+from coscheduler.core.engine_state import BUSY
 from coscheduler.core.model import EngineName, Job
 from coscheduler.core.scheduler import Outcome, Scheduler
 from coscheduler.errors import StoreFault
@@ -145,6 +146,8 @@ class Loop:
     def _check(self, engine: EngineName) -> None:
         """The ledger against the meter; a difference is logged once and shown until it is gone."""
         assert self._supervisor is not None
+        if self.scheduler.engines[engine].phase in BUSY:
+            return  # between two states: checked when it settles
         charged = self.scheduler.ledger.bytes_of(engine)
         measured = self._supervisor.measured_bytes(engine)
         tolerance = max(TOLERANCE_BYTES, charged * TOLERANCE_PERCENT // 100)

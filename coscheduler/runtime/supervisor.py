@@ -178,12 +178,16 @@ class Supervisor:
         self._post(event)
 
     async def _describe(self, engine: EngineName) -> None:
+        """In a process of its own: early, and a file that breaks the reader breaks nothing else."""
         event: ev.Event
         try:
-            child = await self._child(engine)
+            child = await self._children.spawn(engine, early=True)
+            child.is_expected_to_end = True
+            self._go(self._read(child))
             answer = await self._ask(child, msg.Describe(), self._limits.start_ms_max)
             assert isinstance(answer, msg.Described)
             event = ev.Described(engine, await self._remembered(answer.description))
+            child.end()
         except (RequestFailed, ChildEnded) as failed:
             event = ev.DescribeFailed(engine, failed.failure)
         except CoschedulerError as error:
