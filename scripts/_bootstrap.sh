@@ -32,6 +32,7 @@ bootstrap() {
 }
 
 bootstrap || exit
+export COSCHEDULER_READY=1
 
 # GNU OpenMP's barriers spin: with more busy threads than cores, 50 ms of work take 20 s.
 export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
