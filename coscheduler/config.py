@@ -191,11 +191,15 @@ def _resolve(settings: Settings, base_dir: Path) -> Settings:
     return settings.model_copy(update=updates)
 
 
+def _absolute(path: Path, base_dir: Path) -> Path:
+    return Path(os.path.normpath(base_dir / path.expanduser()))
+
+
 def _resolve_section(section: Any, base_dir: Path) -> Any:
     changes: dict[str, Any] = {}
     for key, value in section:
         if isinstance(value, Path):
-            changes[key] = base_dir / value.expanduser()
+            changes[key] = _absolute(value, base_dir)
         elif isinstance(value, dict):
-            changes[key] = {name: base_dir / path.expanduser() for name, path in value.items()}
+            changes[key] = {name: _absolute(path, base_dir) for name, path in value.items()}
     return section.model_copy(update=changes)

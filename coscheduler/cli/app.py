@@ -84,6 +84,9 @@ def serve(
             help="unix:PATH or 127.0.0.1:PORT; nothing else is allowed. (default: the config's)",
         ),
     ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The store's folder. (default: the config's)")
+    ] = None,
     until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C. Prints "listening on ADDRESS" when it is ready.
@@ -102,6 +105,9 @@ def serve(
     if listen is not None:
         server = settings.server.model_copy(update={"listen": listen})
         settings = settings.model_copy(update={"server": server})
+    if data_dir is not None:
+        store = settings.store.model_copy(update={"data_dir": data_dir.resolve()})
+        settings = settings.model_copy(update={"store": store})
     logs.configure()
 
     def ready(address: str) -> None:

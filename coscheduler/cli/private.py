@@ -1,11 +1,14 @@
 """A daemon of one's own for the length of one call, where none is running.
 
-It listens on a socket in a private temporary folder. Its standard input is a pipe from us: it ends
-when we do, however we end.
+It listens on a socket in a private temporary folder and keeps its jobs in a store of its own beside
+the config's, so that calls can run side by side and leave nothing behind. Its standard input is a
+pipe from us: it ends when we do, however we end.
 """
 
 import contextlib
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +28,7 @@ from coscheduler.errors import Unavailable
 READY_SECONDS_MAX = 300.0  # a first start may have to read whole checkpoints
 STOP_SECONDS_MAX = 15.0
 LOG_LINES_SHOWN = 5
+STORE_PREFIX = "call-"
 
 
 @contextmanager
@@ -87,23 +91,32 @@ def find_config(given: Path | None) -> Path | None:
     return demo
 
 
-def serve_command(config_path: Path, address: str) -> list[str]:
+def serve_command(config_path: Path, address: str, data_dir: str) -> list[str]:
     """The command that starts the daemon."""
     return [
         sys.executable, "-m", "coscheduler", "serve", "--config", str(config_path),
-        "--listen", address, "--until-stdin-closes",
+        "--listen", address, "--data-dir", data_dir, "--until-stdin-closes",
     ]  # fmt: skip
 
 
 @contextmanager
 def started(config_path: Path) -> Iterator[str]:
-    """Start a daemon, yield its address, stop it. Raises Unavailable DAEMON_DIED with its words."""
-    with tempfile.TemporaryDirectory(prefix="coscheduler-") as folder:
+    """Start a daemon, yield its address, stop it and delete its store.
+
+    Raises Unavailable DAEMON_DIED with its words.
+    """
+    stores = config.load(config_path).data_dir.parent
+    stores.mkdir(parents=True, exist_ok=True)
+    _sweep(stores)
+    with (
+        tempfile.TemporaryDirectory(prefix="coscheduler-") as folder,
+        tempfile.TemporaryDirectory(prefix=STORE_PREFIX, dir=stores) as data_dir,
+    ):
         log = Path(folder) / "daemon.log"
         address = f"unix:{folder}/d.sock"
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                serve_command(config_path, address),
+                serve_command(config_path, address, data_dir),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
                 start_new_session=True,  # a Ctrl-C is ours to answer: the job comes first
             )  # fmt: skip
@@ -112,6 +125,14 @@ def started(config_path: Path) -> Iterator[str]:
             yield address
         finally:
             _stop(process)
+
+
+def _sweep(stores: Path) -> None:
+    """Delete the stores of calls that were killed: those whose lock nobody holds."""
+    for store in stores.glob(f"{STORE_PREFIX}*"):
+        with contextlib.suppress(OSError), (store / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(store, ignore_errors=True)
 
 
 def _await_ready(process: "subprocess.Popen[bytes]", log: Path) -> None:
