@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from coscheduler import config
-from coscheduler.cli import EXIT_UNREACHABLE
+from coscheduler.cli import EXIT_USAGE, private
 from coscheduler.cli.view import Watching
 from coscheduler.client import (
     Artifact,
@@ -31,7 +30,7 @@ from coscheduler.client import (
 from coscheduler.core.model import Job, Stage
 from coscheduler.demo import __main__ as demo
 from coscheduler.demo import report
-from coscheduler.demo.__main__ import RECORDING, daemon
+from coscheduler.demo.__main__ import CONFIG, RECORDING
 
 ROOT = Path(__file__).resolve().parent.parent
 ROLES = {
@@ -43,7 +42,7 @@ ROLES = {
 @pytest.fixture(scope="module")
 def address(tiny_models: Path) -> Iterator[str]:
     """A daemon with `configs/demo.toml`, as the demonstration starts it."""
-    with daemon() as address:
+    with private.started(CONFIG) as address:
         yield address
 
 
@@ -84,8 +83,7 @@ def test_readme_example_runs(address: str, tmp_path: Path, index: int, expected:
 
 
 @pytest.mark.timeout(300)
-def test_demo_beside_a_busy_daemon(address: str, tmp_path: Path) -> None:
-    """The daemon of the fixture holds the store of `configs/demo.toml`; another must be found."""
+def test_demo_beside_another_daemon(address: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "coscheduler.demo", "--json", "--out", str(tmp_path)]
     wide = os.environ | {"COLUMNS": "160"}
     answer = subprocess.run(command, capture_output=True, text=True, check=False, env=wide)
@@ -115,24 +113,14 @@ def test_readme_links_lead_somewhere() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_a_daemon_that_cannot_start_is_quoted(
+def test_a_config_that_is_wrong_is_said_in_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "demo.toml"
     broken.write_text("[device]\nthreads = 0\n")
     monkeypatch.setattr(demo, "CONFIG", broken)
-    assert demo.main(["--out", str(tmp_path)]) == EXIT_UNREACHABLE
+    assert demo.main(["--out", str(tmp_path)]) == EXIT_USAGE
     assert "device.threads" in capsys.readouterr().err
-
-
-def test_a_private_config_shares_models_and_prepared_weights(tmp_path: Path) -> None:
-    ours, private = config.load(demo.CONFIG), config.load(demo._private_config(tmp_path))
-    assert private.data_dir == tmp_path / "store" != ours.data_dir
-    assert ours.separation and private.separation and ours.analysis and private.analysis
-    assert private.separation.model.resolve() == ours.separation.model.resolve()
-    assert private.separation.prepared_dir is not None and ours.separation.prepared_dir is not None
-    assert private.separation.prepared_dir.resolve() == ours.separation.prepared_dir.resolve()
-    assert private.analysis.model.resolve() == ours.analysis.model.resolve()
 
 
 def test_an_interrupt_cancels_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,11 +9,8 @@ JSON object. Exit codes are those of `coscheduler run`.
 import argparse
 import signal
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -22,7 +19,7 @@ from coscheduler.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, private, s
 from coscheduler.cli.view import Watching
 from coscheduler.client import Client, InputRef, JobRequest, RunResult, StageKind, StageRequest
 from coscheduler.demo import report
-from coscheduler.errors import CoschedulerError, Unavailable
+from coscheduler.errors import CoschedulerError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = ROOT / "configs" / "demo.toml"
@@ -63,41 +60,15 @@ def _leave(signal_number: int, frame: object) -> None:
 
 
 def _serve_and_run(console: Console, folder: Path) -> RunResult:
+    """The daemon has a socket and a store of its own: another one may be at work meanwhile."""
     console.print("Starting a daemon with configs/demo.toml: tiny models on the processor.")
-    with daemon() as address, Client(address) as client, Watching(console) as view:
+    with private.started(CONFIG) as address, Client(address) as client, Watching(console) as view:
         console.print(f"It listens on {address}. Sending it {RECORDING.name}.")
         return run(client, view, folder)
 
 
-@contextmanager
-def daemon() -> Iterator[str]:
-    """A daemon on a socket of its own; yields its address and stops it afterwards.
-
-    Its jobs are kept where `configs/demo.toml` says, or, when another daemon works there, in a
-    temporary folder. Raises Unavailable DAEMON_DIED with the daemon's own words.
-    """
-    with ExitStack() as stack:
-        try:
-            address = stack.enter_context(private.started(CONFIG))
-        except Unavailable:
-            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="coscheduler-"))
-            address = stack.enter_context(private.started(_private_config(Path(scratch))))
-        yield address
-
-
-def _private_config(scratch: Path) -> Path:
-    """`configs/demo.toml` with a store in `scratch`; the models and prepared weights are shared."""
-    text = CONFIG.read_text(encoding="utf-8")
-    text = text.replace('"../.demo/store"', f'"{scratch / "store"}"')
-    prepared_dir = ROOT / ".demo" / "store" / "prepared"
-    text = text.replace("[separation]", f'[separation]\nprepared_dir = "{prepared_dir}"')
-    copy = scratch / "demo.toml"
-    copy.write_text(text.replace('"../', f'"{ROOT}/'), encoding="utf-8")
-    return copy
-
-
 def run(client: Client, view: Watching, folder: Path) -> RunResult:
-    """One recording through three stages; the files go to `folder`, nothing stays in the daemon."""
+    """One recording through three stages; the files go to `folder`."""
     title = RECORDING.name
     recording = client.upload(RECORDING, lambda done, total: view.upload(title, done, total))
     snapshot = client.create_job(_request(recording.name))
@@ -109,10 +80,7 @@ def run(client: Client, view: Watching, folder: Path) -> RunResult:
         client.cancel_job(snapshot.job.name)
         say.notice(f"{snapshot.job.name} was cancelled")
         raise
-    result = RunResult(snapshot, client.fetch(snapshot, folder))
-    client.delete_job(snapshot.job.name)
-    client.delete_artifact(recording.name)
-    return result
+    return RunResult(snapshot, client.fetch(snapshot, folder))
 
 
 def _request(recording: str) -> JobRequest:
