@@ -1,7 +1,7 @@
 """Who watches a job. Bounded: so many watchers, and for each only the newest snapshot."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from coscheduler.errors import Exhausted
 from coscheduler.runtime.api import JobSnapshot
@@ -26,7 +26,7 @@ class Watchers:
 
     async def watch(
         self, name: str, read: Callable[[], Awaitable[JobSnapshot]]
-    ) -> AsyncIterator[JobSnapshot]:
+    ) -> AsyncGenerator[JobSnapshot, None]:
         """What `read` gives, then what is published, until a final one. Raises Exhausted.
 
         The mailbox is open before `read` looks: nothing can happen unseen in between.

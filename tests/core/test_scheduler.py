@@ -44,6 +44,9 @@ class Story:
         self.stored |= {changed.name: changed for changed in outcome.changed}
         return list(outcome.commands)
 
+    def state(self, name: str) -> JobState:
+        return self.stored[name].state
+
     def submit(self, *jobs: Job) -> list[Command]:
         return [command for each in jobs for command in self.on(ev.Submitted(each))]
 
@@ -57,12 +60,12 @@ class Story:
 def test_a_job_loads_runs_and_succeeds() -> None:
     story = Story()
     assert story.submit(job()) == [Load(S, "full", "jobs/1")]
-    assert story.stored["jobs/1"].state is JobState.RUNNING
+    assert story.state("jobs/1") is JobState.RUNNING
     assert story.loaded(S) == [Run(S, "jobs/1", 0)]
     assert story.stored["jobs/1"].stages[0].attempt_count == 1
     assert story.done(S, "jobs/1") == []
     stage = story.stored["jobs/1"].stages[0]
-    assert story.stored["jobs/1"].state is JobState.SUCCEEDED
+    assert story.state("jobs/1") is JobState.SUCCEEDED
     assert (stage.wait_ms, stage.load_ms, stage.run_ms) == (0, 5, 100)
     assert (stage.predicted_peak_bytes, stage.measured_peak_bytes) == (120, 120)
     assert story.scheduler.ledger.used_bytes == 110  # still loaded, for the next one
@@ -235,9 +238,9 @@ def test_cancel_in_every_state() -> None:
     assert story.submit(job("jobs/3")) == [Run(S, "jobs/3", 0)]
     assert story.on(ev.CancelRequested("jobs/3")) == [Cancel(S, "jobs/3")]
     assert story.on(ev.CancelRequested("jobs/3")) == []
-    assert story.stored["jobs/3"].state is JobState.CANCELLING
+    assert story.state("jobs/3") is JobState.CANCELLING
     story.on(ev.StageStopped(S, "jobs/3"))
-    assert story.stored["jobs/3"].state is JobState.CANCELLED
+    assert story.state("jobs/3") is JobState.CANCELLED
     assert story.stored["jobs/3"].stages[0].state is StageState.CANCELLED
     assert story.on(ev.CancelRequested("jobs/nobody")) == []
 
