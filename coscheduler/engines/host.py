@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable
 
+from coscheduler import logs
 from coscheduler.config import Settings
 from coscheduler.core.model import EngineName
 from coscheduler.engines import messages as msg
@@ -112,6 +113,7 @@ class Host:
                 raise AssertionError("a cancel never waits in the queue")
 
     def _run(self, engine: Engine, task: Task) -> msg.Answer:
+        token = logs.current_job.set(task.job)
         slices = engine.slices(task)
         try:
             while not self._cancelled.is_set():
@@ -123,6 +125,7 @@ class Host:
             return msg.TaskDone(result)
         finally:
             slices.close()
+            logs.current_job.reset(token)
         shutil.rmtree(task.output_dir, ignore_errors=True)
         return msg.TaskStopped()
 
