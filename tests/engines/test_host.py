@@ -60,7 +60,7 @@ def serve() -> Iterator[Callable[[Engine], Ask]]:
 
         def ask(*requests: msg.Request) -> list[msg.Answer]:
             ours.sendall(b"".join(map(msg.encode_request, requests)))
-            answers = []
+            answers: list[msg.Answer] = []
             while not answers or not isinstance(answers[-1], FINAL):
                 answers.append(msg.decode_answer(lines.readline()))
             return answers
