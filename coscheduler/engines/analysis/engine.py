@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CONTEXT_BYTES = {"cpu": 24 * 1024 * 1024, "cuda": 400 * 1024 * 1024}  # until it has been measured
+CONTEXT_BYTES = {"cpu": 12 * 1024 * 1024, "cuda": 400 * 1024 * 1024}  # until it has been measured
 
 
 @dataclass

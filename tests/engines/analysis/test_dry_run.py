@@ -48,3 +48,11 @@ def test_kv_type_that_the_model_does_not_allow(write_model: Callable[..., Path])
     with pytest.raises(EngineFault) as caught:
         dry_run.measure(path, [(512, "q8_0")], n_batch=256, threads=1)
     assert caught.value.reason == "MODEL_UNSUPPORTED"
+
+
+def test_logits_are_reserved_for_one_token_not_for_a_batch(
+    write_model: Callable[..., Path],
+) -> None:
+    path = write_model(vocab_padding=30_000)
+    (size,) = dry_run.measure(path, [(512, "f16")], n_batch=256, threads=1)
+    assert size.compute_bytes < 256 * 30_000 * 4 // 4
