@@ -12,7 +12,7 @@ from coscheduler import config
 from coscheduler.core.model import StageKind, total_bytes
 from coscheduler.engines.analysis.engine import AnalysisEngine
 from coscheduler.engines.base import Task
-from coscheduler.runtime.meter import anonymous_bytes
+from coscheduler.procfs import anonymous_bytes
 
 
 def main() -> None:
