@@ -100,7 +100,7 @@ class AnalysisSettings(_Section):
     model: Path
     kv_cache_max: ByteSize = ByteSize(1280 * MIB)
     n_ctx_max: Positive = 8192
-    n_ctx_min: Positive = 512
+    n_ctx_min: Positive = 2048
     kv_types: tuple[Literal["f16", "q8_0", "q4_0"], ...] = ("f16",)
     n_gpu_layers: int = 999  # more than there are = all; ignored on the CPU
     n_batch: Positive = 512

@@ -205,6 +205,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
         "GOMP_SPINCOUNT": "0",
+        "GGML_NO_BACKTRACE": "1",  # an abort would start a debugger and wait
         "MALLOC_ARENA_MAX": "2",
         "TOKENIZERS_PARALLELISM": "false",
         "PYANNOTE_METRICS_ENABLED": "0",
