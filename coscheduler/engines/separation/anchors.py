@@ -1,7 +1,8 @@
 """Time spans as the model knows them: an id for every frame.
 
 Ids: 0 "<null>" (no statement), 1 "+" (the sound is there), 2 "-" (it is not), 3 "<pad>". Upstream
-keeps a list of ids for each row ([null, pad, one for each span]) and for each frame an index into it.
+keeps a list of ids for each row ([null, pad, one for each span]) and for each frame an index into
+that list.
 """
 
 import math
@@ -50,10 +51,10 @@ def align(
     sample_rate_hz: int,
     hop: int,
 ) -> Aligned:
-    """Lay out rows of `sizes` frames, padded to the longest. A later span overwrites an earlier one.
+    """Lay out rows of `sizes` frames, padded to the longest; later spans overwrite earlier ones.
 
-    Raises KeyError for an unknown token. Times follow Python's slices: a negative one counts from the
-    end of the padded row, an end beyond it is cut, an empty span marks nothing.
+    Raises KeyError for an unknown token. Times follow Python's slices: a negative one counts from
+    the end of the padded row, an end beyond it is cut, an empty span marks nothing.
     """
     frames = max(sizes)
     ids = [[NULL_ID, PAD_ID, *(TOKEN_IDS[span.token] for span in row)] for row in spans]

@@ -60,7 +60,7 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Map a checkpoint and read its table of tensors, not its data.
 
-    Raises EngineFault MODEL_MISSING or MODEL_CORRUPT (a truncated zip, foreign objects, no tensors).
+    Raises EngineFault MODEL_MISSING, or MODEL_CORRUPT for a truncated zip or foreign objects.
     """
     if not path.is_file():
         raise EngineFault("MODEL_MISSING", f"there is no file {path}", file=path)
@@ -80,8 +80,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def fingerprint(path: Path) -> str:
-    """Identity of a checkpoint's content, 32 hex digits: size, time of change, and a sha256 over the
-    zip directory (which has a checksum of every tensor) and 64 samples. Raises OSError.
+    """Identity of a checkpoint's content, 32 hex digits. Raises OSError.
+
+    Of size, time of change, the zip directory (it has a checksum of every tensor) and 64 samples.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:

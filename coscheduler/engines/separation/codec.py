@@ -1,14 +1,13 @@
 """The DACVAE codec as chains of stages: samples to latent frames and back, piece by piece.
 
-Upstream always adds an audible-range watermark of 16 random bits to its output. Here the output is the
-decoder's main path (ending in tanh), and the watermark an option of `Decoding`.
+Upstream always adds a watermark of 16 random bits to its output. Here the output is the decoder's
+main path (ending in tanh), the same every time, and the watermark an option of `Decoding`.
 """
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional as fn
 
 from coscheduler.engines.separation.config import CodecConfig
 from coscheduler.engines.separation.layout import RESIDUAL_DILATIONS
@@ -37,8 +36,9 @@ class Encoding:
         self._chain = Chain(_encoder_stages(weights, config))
 
     def push(self, samples: Tensor, last: bool) -> Tensor:
-        """Samples [B, 1, n] -> frames [B, codebook_dim, m]; the whole signal must come to a multiple of
-        the hop (see `reflect_pad`).
+        """Samples [B, 1, n] -> frames [B, codebook_dim, m].
+
+        The whole signal must come to a multiple of the hop (see `reflect_pad`).
         """
         return self.mean(self.hidden(samples, last))
 
@@ -48,7 +48,7 @@ class Encoding:
 
     def mean(self, hidden: Tensor) -> Tensor:
         """[B, latent_dim, m] -> [B, codebook_dim, m]."""
-        return fn.conv1d(hidden, self._weights["mean.weight"], self._weights["mean.bias"])
+        return _pointwise(self._weights, "mean", hidden)
 
 
 class Decoding:
@@ -68,7 +68,7 @@ class Decoding:
 
     def embed(self, latents: Tensor) -> Tensor:
         """[B, codebook_dim, n] -> [B, latent_dim, n]."""
-        return fn.conv1d(latents, self._weights["latent.weight"], self._weights["latent.bias"])
+        return _pointwise(self._weights, "latent", latents)
 
     def first(self, embedded: Tensor, last: bool) -> Tensor:
         """[B, latent_dim, n] -> [B, decoder_dim, m]."""
@@ -115,9 +115,15 @@ class Watermark:
 
 
 def reflect_pad(samples: Tensor, hop: int) -> Tensor:
-    """The mirror image that brings [.., N] to a multiple of `hop`, [.., pad]. N must exceed the pad."""
+    """The mirror image that brings [.., N] to a multiple of `hop`: [.., pad], where pad < N."""
     pad = -samples.shape[-1] % hop
     return samples[..., -1 - pad : -1].flip(-1)
+
+
+def _pointwise(weights: Weights, name: str, x: Tensor) -> Tensor:
+    """A convolution of kernel 1 over [B, C, n], where n may be 0."""
+    weight = weights[f"{name}.weight"]
+    return torch.matmul(weight[:, :, 0], x).add_(weights[f"{name}.bias"][:, None])
 
 
 def _encoder_stages(weights: Weights, config: CodecConfig) -> list[Stage]:

@@ -21,7 +21,7 @@ class _Part(BaseModel):
 
 
 class CodecConfig(_Part):
-    """The DACVAE codec: samples at `sample_rate` Hz to frames of `codebook_dim` channels and back."""
+    """The DACVAE codec: samples at `sample_rate` Hz to `codebook_dim` channels and back."""
 
     encoder_dim: Positive
     encoder_rates: tuple[Positive, ...] = Field(min_length=1)
@@ -126,7 +126,7 @@ class ModelConfig(_Part):
 
 
 def read(folder: Path) -> ModelConfig:
-    """Read `folder/config.json`. Raises EngineFault MODEL_MISSING or MODEL_CORRUPT (file, field)."""
+    """Read `folder/config.json`. Raises EngineFault MODEL_MISSING or MODEL_CORRUPT with the key."""
     path = folder / "config.json"
     try:
         return ModelConfig.model_validate(json.loads(path.read_text(encoding="utf-8")))

@@ -2,8 +2,8 @@
 
 Folded once instead of at every evaluation: weight norm; the 1/alpha of Snake; the constant that the
 absent video adds; the table of anchor vectors; q, k, v into one matrix with its rows in head-major
-order (the checkpoint keeps channel = d * heads + head); both gates of a feed-forward into one matrix;
-the halves of the input projection (the features come doubled, the video slot is zero).
+order (the checkpoint keeps channel = d * heads + head); both gates of a feed-forward into one
+matrix; the halves of the input projection (the features come doubled, the video slot is zero).
 
 Segment names: "core", "layer.0" ..., "encoder", "decoder", "watermark".
 """
@@ -295,7 +295,7 @@ def _residual(part: _Builder, name: str, key: str, width: int) -> None:
 
 
 def _watermark(checkpoint: Checkpoint, config: ModelConfig) -> SegmentPlan:
-    """The watermark branch is plain convolutions and LSTMs; its widths are read from the tensors."""
+    """The watermark branch: plain convolutions and LSTMs, their widths read from the tensors."""
     part = _Builder(checkpoint, "audio_codec.decoder.")
     wm = "wm_model"
     channels, _, _ = _plain(part, "in", f"{wm}.encoder_block.pre.3", None, 1, None)

@@ -1,4 +1,4 @@
-"""The ODE from noise (t = 0) to sound (t = 1): midpoint rule, 16 steps, 32 evaluations, no guidance.
+"""The ODE from noise (t = 0) to sound (t = 1): midpoint rule, 16 steps, 32 evaluations.
 
 A recording longer than a window runs in overlapping windows of equal length whose velocities are
 averaged, tapered, at every evaluation; so the joints are decided together and leave no seam.
@@ -71,28 +71,29 @@ def evaluation_times() -> Tensor:
     return torch.arange(EVALUATIONS, dtype=torch.float32) / EVALUATIONS
 
 
-def draw_noise(seed: int, frames: int, channels: int) -> Tensor:
-    """The state at t = 0, float32 [frames, channels], drawn in blocks so that neither the length of
-    the recording nor the order of the windows changes the noise at a frame.
+def draw_noise(seed: int, out: Tensor) -> None:
+    """Fill `out` (float32 [frames, channels], on the CPU) with the state at t = 0.
+
+    It is drawn in blocks of frames, each from the seed and its own number, so that neither the
+    length of the recording nor the order of the windows changes the noise at a frame.
     """
-    blocks = []
-    for start in range(0, frames, NOISE_BLOCK_FRAMES):
+    for start in range(0, out.shape[0], NOISE_BLOCK_FRAMES):
         digest = hashlib.sha256(f"{seed}:{start // NOISE_BLOCK_FRAMES}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        block = torch.randn(NOISE_BLOCK_FRAMES, channels, generator=generator)
-        blocks.append(block[: frames - start])
-    return torch.cat(blocks)
+        block = torch.randn(NOISE_BLOCK_FRAMES, out.shape[1], generator=generator)
+        out[start : start + NOISE_BLOCK_FRAMES] = block[: out.shape[0] - start]
 
 
-def integrate(state: Tensor, windows: Windows, velocity: Velocity) -> Generator[int, None, None]:
+def integrate(
+    state: Tensor, middle: Tensor, speed: Tensor, windows: Windows, velocity: Velocity
+) -> Generator[int, None, None]:
     """Carry `state` [B, total, channels] (float32) from t = 0 to 1 in place.
 
-    Yields the number of evaluations done after every slice. An abandoned generator leaves the state
-    in the middle; it must be thrown away.
+    `middle` and `speed` are scratch of the same shape. Yields the number of evaluations done after
+    every slice. An abandoned generator leaves the state in the middle; it must be thrown away.
     """
     weights = tapers(windows).to(state.device)[:, :, None]
     step = 1.0 / STEPS
-    middle, speed = torch.empty_like(state), torch.empty_like(state)
     for index in range(STEPS):
         yield from _evaluate(state, speed, windows, weights, 2 * index, velocity)
         torch.add(state, speed, alpha=step / 2, out=middle)

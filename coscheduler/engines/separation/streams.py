@@ -1,9 +1,9 @@
 """Convolutions over a signal that arrives piece by piece.
 
-A stage keeps the few samples it still needs from the past and gives out what is already decided, so a
-signal of any length runs through in pieces, nothing is computed twice, and the result is that of the
-whole signal at once: the zero padding stands at the true ends only. `push(x, last)` takes the next
-piece [B, C, n] (n may be 0) and returns [B, C', m]; with `last` it gives out all that remains.
+A stage keeps the few samples it still needs from the past and gives out what is already decided. So
+a signal of any length runs through in pieces, nothing is computed twice, and the result is that of
+the whole signal at once: the zero padding stands at the true ends only. `push(x, last)` takes the
+next piece [B, C, n] (n may be 0) and returns [B, C', m]; with `last` it gives out what remains.
 """
 
 from collections.abc import Callable, Sequence
@@ -154,7 +154,7 @@ class Delay:
         self._waiting: Tensor | None = None
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """y[i] += signal[i], in place, for the next y.shape[2] samples; `x` is the signal's next piece."""
+        """Add the signal's next y.shape[2] samples to `y`, in place; `x` is its next piece."""
         waiting = x[..., :0] if self._waiting is None else self._waiting
         early = min(waiting.shape[2], y.shape[2])
         late = y.shape[2] - early
@@ -199,5 +199,6 @@ class Lstm:
         if x.shape[2] == 0:
             return x
         steps = x.permute(2, 0, 1)
+        y: Tensor
         y, self._state = self._lstm(steps, self._state)
         return (y + steps).permute(1, 2, 0)

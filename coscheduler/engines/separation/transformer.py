@@ -2,8 +2,8 @@
 
 Functions over weights that are handed in, layer by layer, so that whoever holds the layers decides
 where they come from. Shapes: B rows, T frames, L text tokens, D = dim. The residual stream, norms,
-modulation and rotary tables are float32 whatever the precision of the matrices; a matrix product runs
-in the precision of its matrix.
+modulation and rotary tables are float32 whatever the precision of the matrices; a matrix product
+runs in the precision of its matrix.
 """
 
 import math
@@ -47,8 +47,9 @@ class Condition:
 
 @dataclass(frozen=True)
 class Moment:
-    """One evaluation's view of time and text: the modulation [B, 6, D], the time embedding [B, D] and
-    the context of the cross attention [B, L, D].
+    """One evaluation's view of time and text.
+
+    The modulation [B, 6, D], the time embedding [B, D], the cross attention's context [B, L, D].
     """
 
     table: Tensor
@@ -71,7 +72,7 @@ def times(core: Weights, config: TransformerConfig, at: Tensor) -> Times:
 
 
 def rotary_table(config: TransformerConfig, frames: int, device: torch.device) -> Tensor:
-    """Unit complex numbers [frames, head_dim / 2] that turn each pair of channels by its position."""
+    """Unit numbers, complex64 [frames, head_dim / 2], that turn channel pairs by their position."""
     half = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device)
     frequencies = 1.0 / config.rope_theta ** (half / config.head_dim)
     angles = torch.outer(torch.arange(frames, dtype=torch.float32, device=device), frequencies)
@@ -169,7 +170,7 @@ def _cross_attention(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, out: Tensor) -> Tensor:
-    """Heads [B, T, H, head_dim] against [B, S, H, head_dim] under a key mask [B, S] -> [B, T, D]."""
+    """[B, T, H, head_dim] against [B, S, H, head_dim] under a key mask [B, S] -> [B, T, D]."""
     keys = None if mask is None else mask[:, None, None]
     q, k, v = (part.to(out.dtype).transpose(1, 2) for part in (q, k, v))
     mixed = fn.scaled_dot_product_attention(q, k, v, attn_mask=keys)
@@ -178,7 +179,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, out: Tensor) -
 
 def _turned(x: Tensor, rotary: Tensor) -> Tensor:
     """Rotary positions on interleaved pairs, [B, T, H, head_dim]."""
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * rotary[:, None]).flatten(-2)
 
 

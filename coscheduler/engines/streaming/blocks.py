@@ -29,8 +29,9 @@ class Block:
 
 
 def load_block(prepared: PreparedFile, name: str, device: torch.device) -> Block:
-    """Copy a segment from the mapped file to the device. Raises KeyError, and torch's OutOfMemoryError
-    or MemoryError when the device has no room.
+    """Copy a segment from the mapped file to the device.
+
+    Raises KeyError, and torch's OutOfMemoryError or OSError when the device has no room.
     """
     entry = prepared.segments[name]
     source = torch.frombuffer(prepared.raw(name), dtype=torch.uint8)

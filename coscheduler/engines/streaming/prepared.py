@@ -1,9 +1,9 @@
 """Prepared files: a checkpoint cast, folded and laid out once, so that loading only copies bytes.
 
-Layout: 16 bytes (magic, length of the header), a JSON header, then the segments. Every segment starts
-at a page boundary and every tensor at a multiple of 64 bytes, little endian, C order. The file is
-written beside its final name under a lock, synced and renamed: whoever is killed half way leaves a
-`.partial` file that the next writer overwrites, and two processes never write the same one.
+Layout: 16 bytes (magic, length of the header), a JSON header, then the segments. Every segment
+starts at a page boundary and every tensor at a multiple of 64 bytes, little endian, C order. The
+file is written beside its final name under a lock, synced and renamed: whoever is killed half way
+leaves a `.partial` file that the next writer overwrites; two processes never write the same one.
 """
 
 import fcntl
@@ -123,7 +123,7 @@ class PreparedFile:
 def prepare(
     path: Path, key: str, plans: Sequence[SegmentPlan], source: Path, on_bytes: OnBytes
 ) -> PreparedFile:
-    """Open the prepared file, making it first where it is missing, damaged or of another checkpoint.
+    """Open the prepared file; where it is missing, damaged or of another checkpoint, make it first.
 
     `key` identifies content and layout. Raises EngineFault DISK_FULL or PREPARED_UNWRITABLE, and
     whatever the plans' `parts` raise; then no file is left under `path`.
@@ -192,7 +192,7 @@ def _write_part(file: BinaryIO, part: Tensor, entry: TensorEntry) -> int:
     flat = part.detach().to(DTYPES[entry.dtype]).contiguous().view(-1)
     if not bool(torch.isfinite(flat.sum(dtype=torch.float32))):
         raise EngineFault("MODEL_CORRUPT", f"{entry.name} is not finite", key=entry.name)
-    return file.write(memoryview(flat.view(torch.uint8).numpy()))
+    return file.write(flat.view(torch.uint8).numpy().data)
 
 
 def _make_header(

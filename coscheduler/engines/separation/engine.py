@@ -1,0 +1,270 @@
+"""SAM-Audio behind the Engine protocol: one prompt, target and residual out."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as fn
+
+from coscheduler import audio
+from coscheduler.config import SeparationSettings, Settings
+from coscheduler.core.model import (
+    EngineDescription,
+    EngineName,
+    Line,
+    LineBytes,
+    Lines,
+    Option,
+    Segment,
+)
+from coscheduler.engines.base import OnProgress, OutputFile, Slice, StageResult, Task
+from coscheduler.engines.separation import footprint, model
+from coscheduler.engines.separation.model import LoadedModel, ModelFolder
+from coscheduler.engines.separation.separate import Separated, Step, separate
+from coscheduler.engines.separation.text import TextEncoderFolder, open_text_encoder
+from coscheduler.engines.streaming import heap
+from coscheduler.engines.streaming.host_arrays import HostArrays
+from coscheduler.engines.streaming.prepared import SegmentEntry
+from coscheduler.errors import EngineFault, Refused
+from coscheduler.stages import SeparateParameters
+
+MIB = 1024 * 1024
+SLICE_MS = 50  # a slice ends at the first chance after this; the chances are layers and codec tiles
+MMAP_THRESHOLD_BYTES = MIB
+TRIM_THRESHOLD_BYTES = 64 * MIB
+KERNELS_MAX = 40  # compiled convolutions kept by oneDNN; one direction of the codec needs about 32
+CONTEXT_BYTES = {"cpu": 96 * MIB, "cuda": 600 * MIB}
+QUALITY_TIERS = {"float32": 0, "bfloat16": 1}
+COPY_BYTES_PER_MS = 1_000_000
+CPU_FLOP_PER_MS_THREAD = 20_000_000
+CUDA_FLOP_PER_MS = 10_000_000_000
+SILENCE_RMS = 1e-4  # -80 dB of full scale
+EMPTY_SHARE = 1e-3  # of the mixture's rms, -60 dB
+
+
+class SeparationEngine:
+    """One SAM-Audio model. The text encoder comes and goes within a stage."""
+
+    name = EngineName.SEPARATION
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises Refused ENGINE_NOT_CONFIGURED without a [separation] section."""
+        if settings.separation is None:
+            raise Refused("ENGINE_NOT_CONFIGURED", "the config has no [separation] section")
+        self._settings: SeparationSettings = settings.separation
+        self._device_settings = settings.device
+        self._prepared_dir = self._settings.prepared_dir or settings.data_dir / "prepared"
+        self._loaded: LoadedModel | None = None
+
+    @property
+    def _device(self) -> torch.device:
+        chosen = self._device_settings
+        return torch.device("cpu") if chosen.device == "cpu" else torch.device("cuda", chosen.index)
+
+    def describe(self) -> EngineDescription:
+        """Options from config.json and the checkpoint's table; no data is read.
+
+        Raises EngineFault MODEL_MISSING or MODEL_CORRUPT.
+        """
+        folder, text_encoder = self._open()
+        sizes = {dtype: folder.segments(dtype) for dtype in self._settings.precisions}
+        options = tuple(
+            self._option(folder, text_encoder, dtype, segments) for dtype, segments in sizes.items()
+        )
+        first = next(iter(sizes.values()))
+        return EngineDescription(
+            engine=self.name,
+            model=folder.folder.name,
+            options=options,
+            context_bytes=CONTEXT_BYTES[self._device.type],
+            segments=tuple(Segment(s.name, s.bytes) for s in first if s.name.startswith("layer.")),
+        )
+
+    def start(self) -> None:
+        """Set threads and heap, then run every kind of kernel once, so that thread pools, compiled
+        kernels and library scratch belong to the context and not to the first stage.
+        """
+        import transformers.models.t5.modeling_t5  # noqa: F401 (its import is part of the context)
+
+        # Read by oneDNN at its first kernel. Its default keeps 1024 of about 0.2 MiB each.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_MAX))
+        torch.set_num_threads(self._device_settings.threads)
+        heap.fix_thresholds(MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES)
+        if self._device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+        _warm_up(self._device)
+        self._give_back()
+
+    @torch.inference_mode()
+    def load(self, option: Option, on_progress: OnProgress) -> None:
+        """Make the prepared file if it is not there, then copy the weights to the device.
+
+        Raises EngineFault MODEL_MISSING, MODEL_CORRUPT, DISK_FULL, PREPARED_UNWRITABLE or
+        OUT_OF_MEMORY; then nothing is held.
+        """
+        self.unload()
+        dtype = json.loads(option.settings_json)["dtype"]
+        folder, _ = self._open()
+        prepared = folder.prepare(dtype, self._prepared_dir, on_progress)
+        try:
+            self._loaded = model.load(folder.config, prepared, self._device, on_progress)
+        except (MemoryError, torch.OutOfMemoryError, OSError) as error:
+            self._give_back()
+            raise EngineFault(
+                "OUT_OF_MEMORY",
+                f"the device has no room for {option.name}: {error}",
+                option=option.name,
+                required_bytes=sum(line.bytes for line in option.resident),
+            ) from None
+
+    @torch.inference_mode()
+    def slices(self, task: Task) -> Generator[Slice, None, StageResult]:
+        """Separate `task.input_path` into target.wav and residual.wav, as long as the input.
+
+        Raises EngineFault NOT_LOADED, DISK_FULL or OUTPUT_NOT_FINITE, InvalidInput AUDIO_TOO_SHORT,
+        AUDIO_UNREADABLE, AUDIO_NOT_FINITE or PROMPT_TOO_LONG.
+        """
+        if self._loaded is None:
+            raise EngineFault("NOT_LOADED", "no option of the separation model is loaded")
+        try:
+            separated = yield from _paced(self._steps(self._loaded, task))
+            return _write(separated, self._loaded.config.audio_codec.sample_rate, task.output_dir)
+        finally:
+            self._give_back()
+
+    def unload(self) -> None:
+        """Drop the weights; every layer's mapping goes at once."""
+        self._loaded = None
+        self._give_back()
+
+    def held(self) -> Lines:
+        """The resident weights."""
+        if self._loaded is None:
+            return ()
+        return (LineBytes(Line.WEIGHTS, self._loaded.bytes),)
+
+    def _open(self) -> tuple[ModelFolder, TextEncoderFolder]:
+        folder = model.open_folder(self._settings.model)
+        dim = folder.config.text_encoder.dim
+        return folder, open_text_encoder(self._settings.text_encoder, dim)
+
+    def _option(
+        self,
+        folder: ModelFolder,
+        text_encoder: TextEncoderFolder,
+        dtype: str,
+        segments: tuple[SegmentEntry, ...],
+    ) -> Option:
+        resident = sum(s.bytes for s in segments if s.name != model.WATERMARK)
+        window_ms = self._settings.window_ms
+        work = footprint.flop_per_second(folder.config, segments)
+        speed = self._flop_per_ms()
+        return Option(
+            name=dtype,
+            resident=(LineBytes(Line.WEIGHTS, resident),),
+            run=footprint.run_lines(folder.config, segments, text_encoder, window_ms),
+            quality_tier=QUALITY_TIERS[dtype],
+            load_ms=resident // COPY_BYTES_PER_MS + 1,
+            run_ms_per_second=work // speed + 1,
+            slice_ms_max=footprint.slice_flop(folder.config, segments, window_ms) // speed + 200,
+            host_bytes=sum(s.bytes for s in segments),
+            settings_json=json.dumps({"dtype": dtype}),
+        )
+
+    def _flop_per_ms(self) -> int:
+        if self._device.type == "cuda":
+            return CUDA_FLOP_PER_MS
+        return CPU_FLOP_PER_MS_THREAD * self._device_settings.threads
+
+    def _steps(self, loaded: LoadedModel, task: Task) -> Generator[Step, None, Separated]:
+        folder, text_encoder = self._open()
+        parameters = SeparateParameters.model_validate(dict(task.parameters))
+        rate = folder.config.audio_codec.sample_rate
+        return separate(
+            loaded,
+            text_encoder,
+            HostArrays(task.output_dir),
+            footprint.limits(folder.config, self._settings.window_ms),
+            audio.mono_blocks(task.input_path, rate),
+            parameters.prompt,
+            parameters.seed,
+        )
+
+    def _give_back(self) -> None:
+        heap.trim()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _paced(steps: Generator[Step, None, Separated]) -> Generator[Slice, None, Separated]:
+    """A slice for the first step after SLICE_MS; steps that come sooner are passed over."""
+    begun = time.monotonic()
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as stop:
+            separated: Separated = stop.value
+            return separated
+        if (time.monotonic() - begun) * 1000 >= SLICE_MS:
+            yield Slice(step.done, step.total, step.note)
+            begun = time.monotonic()
+
+
+def _write(separated: Separated, sample_rate_hz: int, folder: Path) -> StageResult:
+    names = ("target", "residual")
+    clipped = 0
+    for name, samples in zip(names, separated.signals, strict=True):
+        clipped += audio.write_wav(folder / f"{name}.wav", samples.numpy(), sample_rate_hz)
+    return StageResult(
+        files=tuple(OutputFile(name, f"{name}.wav", "audio/wav") for name in names),
+        notes=_notes(separated, clipped),
+        numbers={
+            "sample_count": len(separated.mixture),
+            "window_count": separated.window_count,
+            "token_count": separated.token_count,
+            "clipped_count": clipped,
+        },
+    )
+
+
+def _notes(separated: Separated, clipped: int) -> tuple[str, ...]:
+    mixture, target = _rms(separated.mixture), _rms(separated.signals[0])
+    notes = []
+    if mixture < SILENCE_RMS:
+        notes.append("The recording is silent (below -80 dB): there is nothing to separate.")
+    elif target < EMPTY_SHARE * mixture:
+        notes.append(
+            "The target is empty (60 dB below the recording): the model found nothing that fits "
+            "the prompt. Another prompt or seed may help."
+        )
+    if clipped:
+        notes.append(f"{clipped} samples of the output exceeded full scale and were clipped.")
+    return tuple(notes)
+
+
+def _rms(samples: Tensor) -> float:
+    # One pass without a copy: the recording may be hours long.
+    return float(torch.linalg.vector_norm(samples)) / math.sqrt(max(1, len(samples)))
+
+
+def _warm_up(device: torch.device) -> None:
+    """Every kind of operation once, in both precisions, large enough to wake all threads."""
+    with torch.inference_mode():
+        for dtype in (torch.float32, torch.bfloat16):
+            x = torch.ones(1, 64, 512, dtype=dtype, device=device)
+            y = fn.conv1d(x, x[:, :, :7].expand(64, 64, 7).contiguous(), padding=3)
+            y = fn.conv_transpose1d(y, x[:, :, :4].expand(64, 64, 4).contiguous(), stride=2)
+            z = fn.linear(y.transpose(1, 2), x[0, :, :64])
+            heads = z.view(1, -1, 4, 16).transpose(1, 2)
+            fn.scaled_dot_product_attention(heads, heads, heads)
+        fn.group_norm(y.float(), 1)
+        fn.rms_norm(z.float(), (64,))
+        weight = torch.ones(64, 64, 7, device=device)
+        for kernel in range(KERNELS_MAX):  # a full cache does not grow while a stage runs
+            fn.conv1d(torch.ones(1, 64, 512 + kernel, device=device), weight)

@@ -1,0 +1,164 @@
+"""Predicted device bytes of a separation, from shapes alone.
+
+The phases follow one another and each gives its scratch back: the text encoder (with its weights),
+a codec tile on the way in, one window of the transformer, a codec tile on the way out. The constants
+were measured on the CPU; on CUDA the convolution library usually needs less.
+"""
+
+import math
+from dataclasses import dataclass
+
+from coscheduler.core.model import Line, RunLine
+from coscheduler.engines.separation.config import ModelConfig
+from coscheduler.engines.separation.sampler import EVALUATIONS
+from coscheduler.engines.separation.separate import Limits
+from coscheduler.engines.separation.text import TextEncoderFolder, prompt_workspace_bytes
+from coscheduler.engines.streaming.prepared import SegmentEntry
+
+MIB = 1024 * 1024
+TILE_BYTES_MAX = 24 * MIB  # of the codec's widest tensor
+TILE_FRAMES_MIN, TILE_FRAMES_MAX = 4, 50
+LIVE_TILES = (
+    6  # copies of the widest tensor at once: a residual unit's input, its padded input, two
+)
+# in the convolution library's own layout, the output, and the one that waits for the sum
+LIVE_STREAMS = 11  # tensors of the residual stream's width at once, in the self attention
+HEAP_BYTES = 12 * MIB  # tensors too small for a mapping of their own, decoder, tokenizer, kernels
+SIGNALS = 2  # target and residual are decoded together
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Bytes of one latent frame in the widest tensor of the codec, float32, one signal."""
+
+    encode: int
+    decode: int
+
+
+def widths(config: ModelConfig) -> Widths:
+    """Channels times samples per frame, at the widest point of each direction."""
+    codec = config.audio_codec
+    samples, channels, encode = codec.hop, codec.encoder_dim, 0
+    for rate in codec.encoder_rates:
+        encode = max(encode, samples * channels)
+        samples, channels = samples // rate, 2 * channels
+    samples, channels, decode = 1, codec.decoder_dim, 0
+    for rate in codec.decoder_rates:
+        samples, channels = samples * rate, channels // 2
+        decode = max(decode, samples * channels)
+    return Widths(4 * encode, 4 * decode)
+
+
+def limits(config: ModelConfig, window_ms: int) -> Limits:
+    """Window and tiles in frames; a window longer than the model has positions for is cut."""
+    window = int(window_ms * config.frame_rate_hz) // 1000
+    wide = widths(config)
+    return Limits(
+        window_frames=max(1, min(window, config.transformer.max_positions)),
+        encode_tile_frames=_tile_frames(wide.encode),
+        decode_tile_frames=_tile_frames(SIGNALS * wide.decode),
+    )
+
+
+def _tile_frames(frame_bytes: int) -> int:
+    return max(TILE_FRAMES_MIN, min(TILE_FRAMES_MAX, TILE_BYTES_MAX // frame_bytes))
+
+
+def run_lines(
+    config: ModelConfig,
+    segments: tuple[SegmentEntry, ...],
+    text_encoder: TextEncoderFolder,
+    window_ms: int,
+) -> tuple[RunLine, ...]:
+    """What each phase holds beside the resident weights; only the window grows with the length."""
+    chosen, wide = limits(config, window_ms), widths(config)
+    encode = chosen.encode_tile_frames * wide.encode
+    decode = SIGNALS * chosen.decode_tile_frames * wide.decode
+    tokens = config.text_encoder.max_length
+    prompt = prompt_workspace_bytes(text_encoder.config, tokens)
+    stream = stream_bytes_per_frame(config, hidden_width(segments))
+    seconds = math.ceil(chosen.window_frames / config.frame_rate_hz)
+    reordered = {s.name: _largest_bytes(s) for s in segments}
+    embedding = 12 * config.transformer.dim**2  # the kernel-3 convolutions before the layers
+    return (
+        RunLine(Line.WEIGHTS, text_encoder.segment.bytes, phase="text"),
+        RunLine(Line.WORKSPACE, prompt + HEAP_BYTES, phase="text"),
+        RunLine(Line.WORKSPACE, codec_bytes(encode, reordered["encoder"]), phase="encode"),
+        RunLine(Line.WORKSPACE, embedding + HEAP_BYTES, phase="window"),
+        RunLine(
+            Line.HIDDEN_STATE,
+            0,
+            bytes_per_second=math.ceil(stream * config.frame_rate_hz),
+            seconds_max=seconds,
+            phase="window",
+        ),
+        RunLine(Line.WORKSPACE, codec_bytes(decode, reordered["decoder"]), phase="decode"),
+    )
+
+
+def codec_bytes(tile_bytes: int, weight_bytes: int) -> int:
+    """Scratch of one codec direction.
+
+    Where samples are many, copies of the widest tensor; where channels are many, the largest
+    weight in the convolution library's own layout.
+    """
+    return max(LIVE_TILES * tile_bytes, weight_bytes + tile_bytes) + HEAP_BYTES
+
+
+def stream_bytes_per_frame(config: ModelConfig, hidden: int) -> int:
+    """The transformer's activations for one frame, float32."""
+    dim = config.transformer.dim
+    return 4 * max(LIVE_STREAMS * dim, 3 * dim + 3 * hidden)
+
+
+def hidden_width(segments: tuple[SegmentEntry, ...]) -> int:
+    """Width of the feed-forward, from the first layer's tensors."""
+    layer = next(segment for segment in segments if segment.name == "layer.0")
+    gate = next(tensor for tensor in layer.tensors if tensor.name == "ffn.gate.weight")
+    return gate.shape[0] // 2
+
+
+def flop_per_second(config: ModelConfig, segments: tuple[SegmentEntry, ...]) -> int:
+    """Floating point operations for one second of audio: every weight of the transformer once for
+    each frame and evaluation, and the codec.
+    """
+    weights = sum(_weight_count(s) for s in segments if s.name == "core" or _is_layer(s))
+    transformer = 2 * EVALUATIONS * weights
+    return int((transformer + _codec_flop_per_frame(config)) * config.frame_rate_hz)
+
+
+def slice_flop(config: ModelConfig, segments: tuple[SegmentEntry, ...], window_ms: int) -> int:
+    """Operations of the longest piece that cannot pause: a layer over a window, or a codec tile."""
+    chosen = limits(config, window_ms)
+    layer = max(_weight_count(s) for s in segments if _is_layer(s))
+    tile = max(chosen.encode_tile_frames, chosen.decode_tile_frames)
+    return max(2 * layer * chosen.window_frames, _codec_flop_per_frame(config) * tile)
+
+
+def _codec_flop_per_frame(config: ModelConfig) -> int:
+    """Residual units (3 x 8 taps of C x C for each sample) and strided convolutions, both ways; the
+    way out twice, for two signals.
+    """
+    codec = config.audio_codec
+    total, samples, channels = 0, codec.hop, codec.encoder_dim
+    for rate in codec.encoder_rates:
+        total += samples * channels * channels * 24 + samples * channels * channels * 4
+        samples, channels = samples // rate, 2 * channels
+    samples, channels = 1, codec.decoder_dim
+    for rate in codec.decoder_rates:
+        total += SIGNALS * samples * rate * channels * channels
+        samples, channels = samples * rate, channels // 2
+        total += SIGNALS * samples * channels * channels * 24
+    return 2 * total
+
+
+def _largest_bytes(segment: SegmentEntry) -> int:
+    return max(tensor.bytes for tensor in segment.tensors)
+
+
+def _weight_count(segment: SegmentEntry) -> int:
+    return sum(math.prod(tensor.shape) for tensor in segment.tensors)
+
+
+def _is_layer(segment: SegmentEntry) -> bool:
+    return segment.name.startswith("layer.")
