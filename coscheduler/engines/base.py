@@ -30,6 +30,9 @@ class Task:
     input_path: Path  # a recording, or a transcript as json / plain text for ANALYZE
     output_dir: Path  # exists and is empty; the engine writes its files here and nowhere else
     duration_ms: int  # length of the recording as the daemon measured it; 0 for text
+    # Outlives an attempt: what an interrupted one leaves here, the next attempt at the same stage
+    # (also of the next daemon) may go on from. Gone when the job is final. None: keep nothing.
+    resume_dir: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,14 @@ class Artifacts:
         self._clock = clock
         self._files = settings.data_dir / "artifacts"
         self._work = settings.data_dir / "work"
-        for folder in (self._files, self._work):
+        self._resume = settings.data_dir / "resume"
+        for folder in (self._files, self._work, self._resume):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    async def clean(self, outputs_in_use: set[str]) -> None:
-        """At the start: delete half-written files, and outputs that no finished stage names."""
+    async def clean(self, outputs_in_use: set[str], unfinished_jobs: set[str]) -> None:
+        """At the start: delete half-written files, outputs that no finished stage names, and what
+        stages of jobs that are final kept for another attempt.
+        """
         known: set[str] = set()
         before: tuple[int, str] | None = None
         while page := await self._store.list_artifacts(500, before):
@@ -54,9 +57,13 @@ class Artifacts:
                 else:
                     known.add(_file_name(artifact.name))
             before = (page[-1].created_ms, page[-1].name)
-        await asyncio.to_thread(self._sweep, known)
+        keys = {_job_key(job) for job in unfinished_jobs}
+        await asyncio.to_thread(self._sweep, known, keys)
 
-    def _sweep(self, known: set[str]) -> None:
+    def _sweep(self, known: set[str], unfinished_keys: set[str]) -> None:
+        for folder in self._resume.iterdir():
+            if folder.name.rpartition("-")[0] not in unfinished_keys:
+                shutil.rmtree(folder, ignore_errors=True)
         for path in self._files.iterdir():
             if path.name not in known:
                 path.unlink(missing_ok=True)
@@ -134,9 +141,20 @@ class Artifacts:
 
     def make_work_dir(self, job: str, stage_index: int) -> Path:
         """An empty folder for one attempt at a stage."""
-        folder = self._work / f"{job.replace('/', '-')}-{stage_index}-{secrets.token_hex(4)}"
+        folder = self._work / f"{_job_key(job)}-{stage_index}-{secrets.token_hex(4)}"
         folder.mkdir(mode=0o700)
         return folder
+
+    def make_resume_dir(self, job: str, stage_index: int) -> Path:
+        """The stage's folder that outlives its attempts; see `engines.base.Task`."""
+        folder = self._resume / f"{_job_key(job)}-{stage_index}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    def forget_resume_dirs(self, job: str) -> None:
+        """The job is final: nothing will go on from there."""
+        for folder in self._resume.glob(f"{_job_key(job)}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     async def adopt(
         self, job: str, folder: Path, result: StageResult, duration_ms: int
@@ -279,6 +297,10 @@ class Incoming:
     def _sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def _job_key(job: str) -> str:
+    return job.replace("/", "-")
 
 
 def _file_name(artifact_name: str) -> str:

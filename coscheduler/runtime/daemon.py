@@ -68,7 +68,8 @@ async def open_daemon(settings: Settings) -> "Daemon":
             log.warning("ended %d engine processes of an earlier daemon", leftovers)
         meter = open_meter(settings.device)
         artifacts = Artifacts(settings, store, clock)
-        await artifacts.clean(await _outputs_in_use(store))
+        unfinished = {job.name for job in await store.unfinished_jobs()}
+        await artifacts.clean(await _outputs_in_use(store), unfinished)
         children = Children(settings)
         await children.start()
     except BaseException:

@@ -135,11 +135,13 @@ class Loop:
                 await asyncio.sleep(STORE_RETRY_SECONDS)
 
     def _tell(self, outcome: Outcome) -> None:
+        assert self._supervisor is not None
         for sentence in outcome.decisions:
             log.info("%s", sentence, extra={"job": _job_in(sentence)})
         for job in outcome.changed:
             if job.state.is_final:
                 self._progress.pop(job.name, None)
+                self._supervisor.forget(job.name)
                 log.info("%s is %s", job.name, job.state, extra={"job": job.name})
             self._watchers.publish(self.snapshot(job))
 

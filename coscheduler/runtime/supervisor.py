@@ -141,6 +141,10 @@ class Supervisor:
         if isinstance(event, ev.EngineDied):
             self._undelivered_deaths.discard(event.engine)
 
+    def forget(self, job: str) -> None:
+        """The job is final: what its attempts kept for the next one may go."""
+        self._go(asyncio.to_thread(self._artifacts.forget_resume_dirs, job))
+
     def measured_bytes(self, engine: EngineName) -> int:
         """What the engine's process holds now, by the meter; 0 without a process."""
         child = self._live.get(engine)
@@ -263,6 +267,7 @@ class Supervisor:
             input_path=self._artifacts.path(stage.input.artifact),
             output_dir=self._artifacts.make_work_dir(job.name, stage_index),
             duration_ms=stage.duration_ms,
+            resume_dir=self._artifacts.make_resume_dir(job.name, stage_index),
         )
 
     async def _finished(

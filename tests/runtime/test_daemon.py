@@ -190,6 +190,8 @@ def test_unfinished_jobs_go_on_after_a_restart_and_results_stay(tmp_path: Path) 
             assert not (tmp_path / "store" / "artifacts" / "half.part").exists()
             again = await until(daemon, slow, at_work)
             assert again.job.stages[0].attempt_count == 2
+            kept = tmp_path / "store" / "resume"
+            assert {folder.name[5:17] for folder in kept.iterdir()} >= {slow[5:]}
             await daemon.cancel_job(slow)
             assert (await final(daemon, waiting)).job.state is JobState.SUCCEEDED
             assert (await final(daemon, follows.job.name)).job.state is JobState.SUCCEEDED
