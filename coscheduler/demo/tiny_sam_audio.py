@@ -26,9 +26,9 @@ T5_HEADS, T5_HEAD_DIM, T5_FFN, T5_LAYERS, T5_BUCKETS = 4, 16, 128, 2, 32
 MESSAGE_BITS = 16
 WORDS = (
     "a an the of and in on with to from is no man woman person child people crowd speech speaking "
-    "talking voice voices sing singing laugh laughter cry music song piano guitar drum drums violin "
-    "dog bark barking cat bird birds wind rain thunder water traffic car engine siren door phone "
-    "noise background hum keyboard typing applause footsteps loud quiet clean clear single speaker"
+    "talking voice voices sing singing laugh laughter cry music song piano guitar drum drums "
+    "violin dog bark barking cat bird birds wind rain thunder water traffic car engine siren door "
+    "phone noise background hum keyboard typing applause footsteps loud quiet clean single speaker"
 )
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 

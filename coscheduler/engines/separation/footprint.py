@@ -1,8 +1,8 @@
 """Predicted device bytes of a separation, from shapes alone.
 
 The phases follow one another and each gives its scratch back: the text encoder (with its weights),
-a codec tile on the way in, one window of the transformer, a codec tile on the way out. The constants
-were measured on the CPU; on CUDA the convolution library usually needs less.
+a codec tile on the way in, one window of the transformer, a codec tile on the way out. The
+constants were measured on the CPU; on CUDA the convolution library usually needs less.
 """
 
 import math
@@ -17,7 +17,7 @@ from coscheduler.engines.streaming.prepared import SegmentEntry
 
 MIB = 1024 * 1024
 TILE_BYTES_MAX = 24 * MIB  # of the codec's widest tensor
-TILE_FRAMES_MIN, TILE_FRAMES_MAX = 4, 50
+TILE_FRAMES_MIN, TILE_FRAMES_MAX = 4, 25
 LIVE_TILES = (
     6  # copies of the widest tensor at once: a residual unit's input, its padded input, two
 )

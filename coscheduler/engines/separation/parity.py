@@ -1,8 +1,8 @@
 """Compares this implementation with reference numbers, set by set.
 
 A set is a folder with `config.json`, `checkpoint.pt` and `.npz` cases; `tolerance.json` (by array
-or by "case.array") lies in it or above it. Nothing depends on the names or sizes of the sets. Weights
-go through the real loader: checkpoint, prepared file, blocks.
+or by "case.array") lies in it or above it. Nothing depends on the names or sizes of the sets. The
+weights go through the real loader: checkpoint, prepared file, blocks.
 """
 
 import json

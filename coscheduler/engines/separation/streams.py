@@ -125,13 +125,15 @@ class Upsample:
     ) -> None:
         self._weight, self._bias = weight, bias
         self._stride = weight.shape[2] // 2
-        self._crop, self._end = crop, self._stride - crop
+        # Without a crop the open half of the last frame falls away as a whole.
+        self._skip, self._end = crop, self._stride - crop
+        self._flushes = crop > 0
         self._activation = activation
         self._previous = weight.new_zeros(1, weight.shape[0], 1)
 
     def push(self, x: Tensor, last: bool) -> Tensor:
         """[B, in, n] -> [B, out, m]."""
-        flush = last and self._crop > 0  # without a crop the open half of the last frame falls away
+        flush = last and self._flushes
         count = x.shape[2] + flush
         if count == 0:
             return x.new_empty(x.shape[0], self._weight.shape[1], 0)
@@ -142,8 +144,8 @@ class Upsample:
         self._previous = buffer[..., -1:].clone()
         stride = self._stride
         y = fn.conv_transpose1d(buffer, self._weight, self._bias, stride=stride, padding=stride)
-        y = y[..., self._crop : y.shape[2] - (self._end if flush else 0)]
-        self._crop = 0
+        y = y[..., self._skip : y.shape[2] - (self._end if flush else 0)]
+        self._skip = 0
         return y
 
 
