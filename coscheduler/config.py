@@ -61,6 +61,7 @@ class SchedulingSettings(_Section):
 
     queue_max: Positive = 256
     attempts_max: Positive = 3
+    preempts_max: Annotated[int, Field(ge=0)] = 8  # times a stage may be stopped for a higher class
     ageing_ms: Positive = 60_000  # one class step is worth this much waiting
     keep_alive_ms: Positive = 300_000
     release_ms_max: Positive = 5_000

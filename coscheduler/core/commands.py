@@ -1,10 +1,12 @@
-"""All that the scheduler can ask for. Each but Cancel is answered by exactly one event.
+"""All that the scheduler can ask for. Loads, runs and releases are answered by exactly one event.
 
 Load   -> Loaded | LoadFailed | EngineDied
 Run    -> StageDone | StageFailed | StageStopped | EngineDied
 Unload -> Unloaded | EngineDied
 Stop   -> Stopped
-Cancel -> nothing of its own: it hastens the answer to Run
+Cancel, Preempt -> nothing of their own: they hasten the answer to Run
+Pause  -> Paused, unless the answer to Run comes first
+Resume -> nothing of its own: the answer to Run is still to come
 """
 
 from dataclasses import dataclass
@@ -39,6 +41,30 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Preempt:
+    """Stop the running stage at the end of its slice, to be tried again later."""
+
+    engine: EngineName
+    job: str
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Halt the running stage at the end of its slice; it keeps its memory."""
+
+    engine: EngineName
+    job: str
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Let a paused stage go on."""
+
+    engine: EngineName
+    job: str
+
+
+@dataclass(frozen=True)
 class Unload:
     """Give back all that Load took; the process and its context stay."""
 
@@ -52,4 +78,4 @@ class Stop:
     engine: EngineName
 
 
-Command = Load | Run | Cancel | Unload | Stop
+Command = Load | Run | Cancel | Preempt | Pause | Resume | Unload | Stop

@@ -22,6 +22,7 @@ class Phase(StrEnum):
     STARTED = "started"  # context, nothing loaded
     LOADING = "loading"
     LOADED = "loaded"
+    PAUSED = "paused"  # a stage is halted between two slices and holds its memory
     RUNNING = "running"
     UNLOADING = "unloading"
     STOPPING = "stopping"
@@ -42,6 +43,8 @@ class EngineState:
     context_bytes: int = 0  # measured at the last start, an estimate before
     job: str = ""  # that it loads for or runs
     since_ms: int = 0
+    asked: str = ""  # "pause" or "preempt": asked of the running stage, not answered yet
+    is_pinned: bool = False  # somebody wants it to stay in memory
     overhead_bytes: dict[str, int] = field(default_factory=dict)  # by option, learned from loads
 
     @property
@@ -66,6 +69,7 @@ class Limits:
 
     queue_max: int
     attempts_max: int
+    preempts_max: int
     ageing_ms: int
     keep_alive_ms: int
     compute_slots: int

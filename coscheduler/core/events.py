@@ -79,7 +79,15 @@ class StageFailed:
 
 @dataclass(frozen=True)
 class StageStopped:
-    """Answer to Run after a Cancel: the engine is still loaded and usable."""
+    """Answer to Run after Cancel or Preempt: the engine is still loaded and usable."""
+
+    engine: EngineName
+    job: str
+
+
+@dataclass(frozen=True)
+class Paused:
+    """The running stage is halted between two slices, holds its memory; Run is unanswered yet."""
 
     engine: EngineName
     job: str
@@ -134,6 +142,7 @@ Event = (
     | StageDone
     | StageFailed
     | StageStopped
+    | Paused
     | Unloaded
     | Stopped
     | EngineDied

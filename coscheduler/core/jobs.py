@@ -93,7 +93,7 @@ class JobBook:
         if job.state is JobState.CANCELLED:
             self._finish(job)
             return False
-        if job.stages[current_index(job)].state is StageState.RUNNING:
+        if job.stages[current_index(job)].state in (StageState.RUNNING, StageState.PAUSED):
             return True
         self.stop(name)
         return False
@@ -102,6 +102,11 @@ class JobBook:
         """Nothing of a job that is being cancelled runs any more."""
         job = self._jobs[name]
         self._finish(replace(job, state=advance(job.state, JobEvent.STOP)))
+
+    def requeue(self, name: str) -> None:
+        """The current stage gave way: it waits again, in its old place."""
+        stage = self._jobs[name].stages[current_index(self._jobs[name])]
+        self.set_current(name, state=StageState.PENDING, preempt_count=stage.preempt_count + 1)
 
     def fail(self, name: str, failure: Failure) -> None:
         """The job cannot be done."""
@@ -123,7 +128,8 @@ class JobBook:
         index = current_index(job)
         attempts = job.stages[index].attempt_count + int(count)
         self.set_stage(name, index, state=StageState.PENDING, attempt_count=attempts)
-        if retryable and attempts < self._attempts_max:
+        failures = attempts - job.stages[index].preempt_count
+        if retryable and failures < self._attempts_max:
             self.note_wait(name, f"attempt {attempts} failed: {failure.reason}: {failure.message}")
         else:
             self.fail(name, failure)

@@ -57,7 +57,7 @@ def recover(job: Job) -> Job:
 
     A job whose cancel was under way is cancelled: nothing of it can be running any more.
     """
-    in_flight = (StageState.LOADING, StageState.RUNNING)
+    in_flight = (StageState.LOADING, StageState.RUNNING, StageState.PAUSED)
     target = StageState.CANCELLED if job.state is JobState.CANCELLING else StageState.PENDING
     stages = tuple(
         replace(stage, state=target) if stage.state in in_flight else stage for stage in job.stages

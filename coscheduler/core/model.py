@@ -151,11 +151,12 @@ class EngineDescription:
 
 
 class StageState(StrEnum):
-    """PENDING -> (LOADING ->) RUNNING -> one of the last three."""
+    """PENDING -> (LOADING ->) RUNNING -> one of the last three; RUNNING <-> PAUSED on the way."""
 
     PENDING = "pending"
     LOADING = "loading"
     RUNNING = "running"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -218,6 +219,7 @@ class Stage:
     duration_ms: int = 0  # length of the audio at the root of the input; 0 where there is none
     state: StageState = StageState.PENDING
     attempt_count: int = 0
+    preempt_count: int = 0  # attempts that gave way to a job of a higher class
     ready_ms: int = 0  # when its input was there
     wait_ms: int = 0
     load_ms: int = 0

@@ -1,27 +1,39 @@
 """The one mutable object of the core: `handle(event, now_ms)` changes it and says what to do.
 
-After every event it goes through the waiting jobs in rank order and considers, for each engine, the
-first job that wants it (`_consider`):
-
-    1. the engine is unknown, unusable or busy       -> wait, or fail with the engine's own reason
-    2. nothing ever fits (the budget shrank)         -> fail with the numbers
-    3. it is loaded at the right quality             -> run, when slot and bytes are there
-    4. it is loaded otherwise                        -> unload it first
-    5. there is a plan that evicts nobody            -> load
-    6. there is a plan that evicts                   -> unload or stop the victims, and wait
-    7. there is none                                 -> wait: busy engines hold the bytes
-
-The first job that waits for memory holds a reservation: those behind it may only take bytes that it
-does not need, and may not evict. A job that waits holds nothing.
+After every event it goes through the waiting jobs in rank order and lets each take its turn
+(`decisions.py`), one job for each engine. The first job that waits for memory holds a reservation:
+those behind it may only take bytes that it does not need, and may not evict. A job that waits holds
+nothing.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from coscheduler.core import events as ev
 from coscheduler.core import planner, policy
-from coscheduler.core.commands import Cancel, Command, Load, Run, Stop, Unload
+from coscheduler.core.commands import (
+    Cancel,
+    Command,
+    Load,
+    Pause,
+    Preempt,
+    Resume,
+    Run,
+    Stop,
+    Unload,
+)
+from coscheduler.core.decisions import (
+    Bring,
+    Decider,
+    GiveUp,
+    Go,
+    GoOn,
+    Turn,
+    Wait,
+    never_fits,
+    not_configured,
+)
 from coscheduler.core.engine_state import BUSY, EngineState, Limits, Phase
 from coscheduler.core.jobs import JobBook, current_index
 from coscheduler.core.ledger import Ledger, Part, ReservationState
@@ -49,12 +61,6 @@ class Outcome:
     decisions: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Wait:
-    reason: str
-    needed_bytes: int = 0  # > 0 when it is memory that the job waits for
-
-
 class Scheduler:
     """Decides which stage runs when and which engine is in memory how. Never does any of it."""
 
@@ -65,6 +71,7 @@ class Scheduler:
         self.engines = {name: EngineState(name) for name in engines}
         self._limits = limits
         self._jobs = JobBook(limits.attempts_max)
+        self._decider = Decider(self.ledger, self.engines, self._jobs, limits)
         self._draining = False
         self._now_ms = 0
         self._commands: list[Command] = []
@@ -79,6 +86,7 @@ class Scheduler:
             ev.StageDone: self._on_stage_done,
             ev.StageFailed: self._on_stage_failed,
             ev.StageStopped: self._on_stage_stopped,
+            ev.Paused: self._on_paused,
             ev.Unloaded: self._on_unloaded,
             ev.Stopped: self._on_stopped,
             ev.EngineDied: self._on_engine_died,
@@ -183,8 +191,18 @@ class Scheduler:
         self._jobs.fail_attempt(event.job, event.failure, event.retryable)
 
     def _on_stage_stopped(self, event: ev.StageStopped) -> None:
+        """Stopped because of a cancel, or to give way: then it goes back into the queue."""
         self._end_run(event.engine)
-        self._jobs.stop(event.job)
+        if self._jobs[event.job].state is JobState.CANCELLING:
+            self._jobs.stop(event.job)
+        else:
+            self._jobs.requeue(event.job)
+
+    def _on_paused(self, event: ev.Paused) -> None:
+        state = self.engines[event.engine]
+        self._count_run_time(state)
+        state.phase, state.asked = Phase.PAUSED, ""
+        self._jobs.set_current(event.job, state=StageState.PAUSED)
 
     # ---- events about engines ----------------------------------------------------------------
 
@@ -301,159 +319,78 @@ class Scheduler:
         if self._draining:
             return
         self._reduce_overdraft()
-        claimed: set[EngineName] = set()
+        claimed: frozenset[EngineName] = frozenset()
         spare_bytes: int | None = None
         for job in self.jobs:
             stage = job.stages[current_index(job)]
-            engine = ENGINE_OF[stage.kind]
-            if stage.state is not StageState.PENDING or job.state is JobState.CANCELLING:
-                claimed.add(engine)
-                continue
-            waits = self._consider(job, stage, engine, claimed, spare_bytes)
-            if stage.input.artifact:
-                claimed.add(engine)
-            if waits is not None:
-                self._jobs.note_wait(job.name, waits.reason)
-                if waits.needed_bytes and spare_bytes is None:
+            if job.name not in self._jobs:
+                continue  # it failed with another one, in this very round
+            if self._is_waiting(job, stage):
+                wait = self._take_turn(Turn(job, claimed, spare_bytes))
+                if wait is not None and wait.needed_bytes and spare_bytes is None:
                     available = self.ledger.free_bytes + self.ledger.releasing_bytes
-                    spare_bytes = available - waits.needed_bytes
+                    spare_bytes = available - wait.needed_bytes
+            if stage.input.artifact:
+                claimed |= {ENGINE_OF[stage.kind]}
 
-    def _consider(
-        self,
-        job: Job,
-        stage: Stage,
-        engine: EngineName,
-        claimed: set[EngineName],
-        spare_bytes: int | None,
-    ) -> _Wait | None:
-        """One job's turn; the numbers are those of the module's docstring. None: it goes on."""
-        if not stage.input.artifact:
-            return _Wait(f"the {stage.input.role} of {stage.input.job}")
-        if engine in claimed:
-            return _Wait(f"{engine} is wanted by a job that comes first")
-        state = self.engines[engine]
-        if state.phase is Phase.UNAVAILABLE and state.failure is not None:  # 1
-            self._jobs.fail(job.name, state.failure)
-            return None
-        if state.description is None:
-            return _Wait(f"{engine} is starting")
-        if state.phase in BUSY:
-            return _Wait(f"{engine} is {state.phase} {state.job}".rstrip())
-        tier = planner.best_tier(  # 2
-            state.options(),
-            stage.duration_ms,
-            state.context_bytes,
-            self.ledger.capacity_bytes,
-        )
-        if tier is None:
-            self._jobs.fail(job.name, self._never_fits(state, stage.duration_ms))
-            return None
-        room = self._room(engine, claimed, spare_bytes)
-        if state.phase is Phase.LOADED and state.option is not None:
-            if state.option.quality_tier == tier:  # 3
-                return self._run_or_make_room(job, stage, state, room, spare_bytes)
-            self._unload_engine(state, f"{job.name} needs quality tier {tier}", job.name)  # 4
-            return _Wait(f"{engine} to be loaded at another quality", 0)
-        return self._load_or_make_room(job, stage, state, tier, room)  # 5, 6, 7
+    def _is_waiting(self, job: Job, stage: Stage) -> bool:
+        waits = stage.state in (StageState.PENDING, StageState.PAUSED)
+        return waits and job.state is not JobState.CANCELLING
 
-    def _run_or_make_room(
-        self,
-        job: Job,
-        stage: Stage,
-        state: EngineState,
-        room: planner.Room,
-        spare_bytes: int | None,
-    ) -> _Wait | None:
-        assert state.option is not None
-        running = sum(other.phase is Phase.RUNNING for other in self.engines.values())
-        if running >= self._limits.compute_slots:
-            return _Wait(f"a compute slot: {running} of {self._limits.compute_slots} are busy")
-        lines = state.option.run_lines(stage.duration_ms)
-        needed = sum(entry.bytes for entry in lines)
-        if needed <= room.free_bytes:
-            self._run(job, state, lines)
-            return None
-        if spare_bytes is None:
-            plan = planner.plan(
-                planner.Request((_run_only(state.option),), stage.duration_ms, 0, False),
-                state.option.quality_tier,
-                room,
-            )
-            if plan is not None:
-                self._evict(plan, job.name)
-            elif self._can_be_smaller(state, stage):
-                self._unload_engine(state, f"{job.name} needs a smaller option", job.name)
-        return _Wait(f"memory: {needed} bytes to run, {room.free_bytes} free", needed)
-
-    def _can_be_smaller(self, state: EngineState, stage: Stage) -> bool:
-        """Would another option of the same tier fit into what is free plus what this one holds?"""
-        assert state.option is not None
-        own = self.ledger.bytes_of(state.name, Part.RESIDENT, Part.SLACK)
-        return any(
-            option.peak_bytes(stage.duration_ms) <= self.ledger.free_bytes + own
-            for option in state.options()
-            if option.quality_tier == state.option.quality_tier
-            if option.name != state.option.name
-        )
-
-    def _load_or_make_room(
-        self, job: Job, stage: Stage, state: EngineState, tier: int, room: planner.Room
-    ) -> _Wait | None:
-        options = state.options()
-        new_context = state.context_bytes if state.phase is Phase.STOPPED else 0
-        needs_process = state.phase is Phase.STOPPED
-        request = planner.Request(options, stage.duration_ms, new_context, needs_process)
-        plan = planner.plan(request, tier, room)
-        if plan is None:
-            tier_options = [option for option in options if option.quality_tier == tier]
-            needed = planner.least_bytes(tier_options, stage.duration_ms, new_context)
-            return _Wait(f"memory: {needed} bytes needed, {room.free_bytes} free", needed)
-        needed = new_context + plan.option.peak_bytes(stage.duration_ms)
-        if plan.unload or plan.stop:
-            self._evict(plan, job.name)
-            return _Wait(f"{', '.join(plan.unload + plan.stop)} to give way", needed)
-        if self._limits.serial_loads and self._is_loading():
-            return _Wait("another load to end", needed)
-        self._load(job, stage, state, plan.option)
+    def _take_turn(self, turn: Turn) -> Wait | None:
+        """Let a job do what it may; its Wait, when it has to."""
+        intent = self._decider.consider(turn)
+        state = self.engines.get(turn.engine)
+        match intent:
+            case GiveUp(failure):
+                self._jobs.fail(turn.job.name, failure)
+                self._decide(f"{turn.job.name} failed: {failure.reason}")
+            case Go(lines):
+                assert state is not None
+                self._run(turn.job, state, lines)
+            case GoOn():
+                assert state is not None
+                self._resume(turn.job, state)
+            case Bring(option):
+                assert state is not None
+                self._load(turn.job, turn.stage, state, option)
+            case Wait():
+                self._jobs.note_wait(turn.job.name, intent.reason)
+                self._set_in_motion(intent, turn.job.name)
+                return intent
         return None
 
-    def _room(
-        self, engine: EngineName, claimed: set[EngineName], spare_bytes: int | None
-    ) -> planner.Room:
-        """What `engine` may plan with: behind a waiting head only spare bytes, and no evictions."""
-        free = self.ledger.free_bytes
-        if spare_bytes is not None:
-            free = max(0, min(free, spare_bytes))
-        processes = sum(self.ledger.bytes_of(name, Part.CONTEXT) > 0 for name in self.engines)
-        return planner.Room(
-            free,
-            self._tenants(engine, claimed) if spare_bytes is None else (),
-            self._limits.processes_max - processes,
-        )
-
-    def _tenants(self, engine: EngineName, claimed: set[EngineName]) -> tuple[planner.Tenant, ...]:
-        return tuple(
-            planner.Tenant(
-                other.name,
-                self.ledger.bytes_of(other.name, Part.RESIDENT, Part.SLACK),
-                self.ledger.bytes_of(other.name, Part.CONTEXT),
-                other.option.load_ms if other.option else 0,
-                1000,
-            )
-            for other in self.engines.values()
-            if other.name is not engine and other.name not in claimed
-            if other.is_idle
-        )
+    def _set_in_motion(self, wait: Wait, job_name: str) -> None:
+        why = f"{job_name} comes first"
+        for name in wait.unload:
+            self._unload_engine(self.engines[name], why, job_name)
+        for name in wait.stop:
+            self._stop_engine(self.engines[name], why, job_name)
+        for name in wait.pause:
+            self._ask(self.engines[name], "pause", why)
+        for name in wait.preempt:
+            self._ask(self.engines[name], "preempt", why)
 
     def _reduce_overdraft(self) -> None:
-        """After the budget shrank: idle engines leave, the longest idle first."""
-        idle = [s for s in self.engines.values() if s.is_idle]
+        """After the budget shrank: idle engines leave, the longest idle first; then stages that
+        rank last are put back into the queue, to come again as they fit.
+        """
         missing = self.ledger.overdraft_bytes - self.ledger.releasing_bytes
+        idle = [state for state in self.engines.values() if state.is_idle]
         for state in sorted(idle, key=lambda state: state.since_ms):
             if missing <= 0:
                 return
             missing -= self.ledger.bytes_of(state.name)
             self._stop_engine(state, "the budget shrank")
+        at_work = {
+            state.job: state
+            for state in self.engines.values()
+            if state.phase in (Phase.RUNNING, Phase.PAUSED)
+        }
+        for job in reversed(self.jobs):
+            if missing > 0 and job.name in at_work:
+                missing -= self.ledger.bytes_of(at_work[job.name].name)
+                self._ask(at_work[job.name], "preempt", "the budget shrank")
 
     # ---- doing -------------------------------------------------------------------------------
 
@@ -491,11 +428,22 @@ class Scheduler:
         self._commands.append(Run(state.name, job.name, index))
         self._decide(f"run {stage.kind} of {job.name} on {state.name}")
 
-    def _evict(self, plan: planner.Plan, job_name: str) -> None:
-        for name in plan.unload:
-            self._unload_engine(self.engines[name], f"{job_name} comes first", job_name)
-        for name in plan.stop:
-            self._stop_engine(self.engines[name], f"{job_name} comes first", job_name)
+    def _resume(self, job: Job, state: EngineState) -> None:
+        stage = job.stages[current_index(job)]
+        waited_ms = max(0, self._now_ms - stage.ready_ms - stage.load_ms - stage.run_ms)
+        self._jobs.set_current(job.name, state=StageState.RUNNING, wait_ms=waited_ms)
+        state.phase, state.since_ms = Phase.RUNNING, self._now_ms
+        self._commands.append(Resume(state.name, job.name))
+        self._decide(f"resume {stage.kind} of {job.name}")
+
+    def _ask(self, state: EngineState, what: str, why: str) -> None:
+        """Ask the running stage to pause, or to stop and go back into the queue; once."""
+        if state.asked in (what, "preempt"):
+            return
+        state.asked = what
+        order = Pause if what == "pause" else Preempt
+        self._commands.append(order(state.name, state.job))
+        self._decide(f"{what} {state.job}: {why}")
 
     def _unload_engine(self, state: EngineState, why: str, job_name: str = "") -> None:
         self._note_eviction(state, job_name)
@@ -518,14 +466,19 @@ class Scheduler:
     def _end_run(self, engine: EngineName) -> None:
         state = self.engines[engine]
         self.ledger.drop(engine, Part.RUN)
+        if state.phase is Phase.RUNNING:
+            self._count_run_time(state)
+        state.phase, state.job, state.asked = Phase.LOADED, "", ""
+        state.since_ms = self._now_ms
+
+    def _count_run_time(self, state: EngineState) -> None:
         job = self._jobs[state.job]
         stage = job.stages[current_index(job)]
         self._jobs.set_current(job.name, run_ms=stage.run_ms + self._now_ms - state.since_ms)
-        state.phase, state.job, state.since_ms = Phase.LOADED, "", self._now_ms
 
     def _forget_process(self, state: EngineState) -> None:
         self.ledger.drop(state.name)
-        state.phase, state.option, state.job = Phase.STOPPED, None, ""
+        state.phase, state.option, state.job, state.asked = Phase.STOPPED, None, "", ""
         state.since_ms = self._now_ms
 
     def _note_eviction(self, state: EngineState, job_name: str) -> None:
@@ -539,43 +492,15 @@ class Scheduler:
 
     def _admit_stage(self, stage: Stage) -> None:
         state = self.engines.get(ENGINE_OF[stage.kind])
-        if state is None:
-            raise Refused(
-                "ENGINE_NOT_CONFIGURED",
-                f"stage {stage.kind} needs the {ENGINE_OF[stage.kind]} engine, which the config "
-                f"does not have; add a [{ENGINE_OF[stage.kind]}] section",
-                engine=ENGINE_OF[stage.kind],
-            )
-        if state.failure is not None:
-            raise Refused(
-                state.failure.reason, state.failure.message, **dict(state.failure.numbers)
-            )
-        if state.description is None:
-            return  # checked again when it is described
-        capacity = self.ledger.capacity_bytes
-        options = state.options()
-        tier = planner.best_tier(options, stage.duration_ms, state.context_bytes, capacity)
-        if tier is None:
-            failure = self._never_fits(state, stage.duration_ms)
+        failure = not_configured(stage) if state is None else state.failure
+        if failure is None and state is not None and state.description is not None:
+            capacity, duration_ms = self.ledger.capacity_bytes, stage.duration_ms
+            context_bytes = state.context_bytes
+            options = state.options()
+            if planner.best_tier(options, duration_ms, context_bytes, capacity) is None:
+                failure = never_fits(state, duration_ms, capacity)
+        if failure is not None:
             raise Refused(failure.reason, failure.message, **dict(failure.numbers))
-
-    def _never_fits(self, state: EngineState, duration_ms: int) -> Failure:
-        required = planner.least_bytes(state.options(), duration_ms, state.context_bytes)
-        available = self.ledger.capacity_bytes
-        return Failure(
-            "NEVER_FITS",
-            f"{state.name} needs at least {required} bytes for this recording and the whole budget "
-            f"is {available}; raise memory_cap, or configure a smaller model",
-            (("required_bytes", str(required)), ("available_bytes", str(available))),
-        )
-
-    def _is_loading(self) -> bool:
-        return any(state.phase is Phase.LOADING for state in self.engines.values())
-
-
-def _run_only(option: Option) -> Option:
-    """The option as something that only its run lines are still needed of."""
-    return replace(option, resident=(), load_ms=0)
 
 
 def _failure(refusal: LedgerRefusal) -> Failure:

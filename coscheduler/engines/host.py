@@ -55,6 +55,7 @@ class Host:
         self._connection = connection
         self._requests: queue.SimpleQueue[msg.Request | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
+        self._may_go_on = threading.Event()
 
     def serve(self) -> None:
         """Until the other side closes the socket."""
@@ -63,18 +64,28 @@ class Host:
             self._answer(self._carry_out(request))
 
     def _listen(self) -> None:
-        """Read requests; a cancel acts at once, everything else waits its turn."""
+        """Read requests; what is about the running task acts at once, the rest waits its turn."""
         with self._connection.makefile("rb") as lines:
             for line in lines:
-                request = msg.decode_request(line)
-                if isinstance(request, msg.CancelTask):
-                    self._cancelled.set()
-                else:
-                    if isinstance(request, msg.RunTask):
-                        self._cancelled.clear()
-                    self._requests.put(request)
-        self._cancelled.set()
+                self._take(msg.decode_request(line))
+        self._take(msg.CancelTask())
         self._requests.put(None)
+
+    def _take(self, request: msg.Request) -> None:
+        match request:
+            case msg.CancelTask():
+                self._cancelled.set()
+                self._may_go_on.set()
+            case msg.PauseTask():
+                self._may_go_on.clear()
+            case msg.ResumeTask():
+                self._may_go_on.set()
+            case msg.RunTask():
+                self._cancelled.clear()
+                self._may_go_on.set()
+                self._requests.put(request)
+            case _:
+                self._requests.put(request)
 
     def _answer(self, answer: msg.Answer) -> None:
         self._connection.sendall(msg.encode_answer(answer))
@@ -109,14 +120,14 @@ class Host:
             case msg.UnloadOption():
                 engine.unload()
                 return msg.OptionUnloaded()
-            case msg.CancelTask():  # pragma: no cover - taken out by the listener
-                raise AssertionError("a cancel never waits in the queue")
+            case msg.CancelTask() | msg.PauseTask() | msg.ResumeTask():
+                raise AssertionError("these never wait in the queue")
 
     def _run(self, engine: Engine, task: Task) -> msg.Answer:
         token = logs.current_job.set(task.job)
         slices = engine.slices(task)
         try:
-            while not self._cancelled.is_set():
+            while not self._is_cancelled():
                 piece = next(slices)
                 held = anonymous_bytes("self")
                 self._answer(msg.TaskProgress(piece.done, piece.total, piece.note, held))
@@ -128,6 +139,13 @@ class Host:
             logs.current_job.reset(token)
         shutil.rmtree(task.output_dir, ignore_errors=True)
         return msg.TaskStopped()
+
+    def _is_cancelled(self) -> bool:
+        """Between two slices: wait here while the task is paused."""
+        if not self._may_go_on.is_set():
+            self._answer(msg.TaskPaused())
+            self._may_go_on.wait()
+        return self._cancelled.is_set()
 
 
 def _unforeseen(error: Exception, where: str) -> msg.Failed:

@@ -6,9 +6,11 @@
     LoadOption(option)               OptionLoaded(held) | Failed      (LoadProgress in between)
     RunTask(task)                    TaskDone(result) | TaskStopped | Failed   (TaskProgress)
     CancelTask                       nothing of its own
+    PauseTask                        TaskPaused, unless the answer to RunTask comes first
+    ResumeTask                       nothing of its own
     UnloadOption                     OptionUnloaded | Failed
 
-Requests are answered one at a time, in order; only CancelTask may overtake.
+Requests are answered one at a time, in order; only Cancel-, Pause- and ResumeTask may overtake.
 """
 
 from dataclasses import dataclass
@@ -57,6 +59,20 @@ class CancelTask:
     """Stop the task at the end of the slice; ignored when none runs."""
 
     type: Literal["cancel_task"] = "cancel_task"
+
+
+@dataclass(frozen=True)
+class PauseTask:
+    """Halt the task at the end of the slice; it keeps its memory. Ignored when none runs."""
+
+    type: Literal["pause_task"] = "pause_task"
+
+
+@dataclass(frozen=True)
+class ResumeTask:
+    """Let the task go on."""
+
+    type: Literal["resume_task"] = "resume_task"
 
 
 @dataclass(frozen=True)
@@ -125,6 +141,13 @@ class TaskStopped:
 
 
 @dataclass(frozen=True)
+class TaskPaused:
+    """The task is halted until ResumeTask or CancelTask."""
+
+    type: Literal["task_paused"] = "task_paused"
+
+
+@dataclass(frozen=True)
 class OptionUnloaded:
     """Answer to UnloadOption."""
 
@@ -144,7 +167,9 @@ class Failed:
     type: Literal["failed"] = "failed"
 
 
-Request = Describe | Start | LoadOption | RunTask | CancelTask | UnloadOption
+Request = (
+    Describe | Start | LoadOption | RunTask | CancelTask | PauseTask | ResumeTask | UnloadOption
+)
 Answer = (
     Described
     | Started
@@ -153,6 +178,7 @@ Answer = (
     | TaskProgress
     | TaskDone
     | TaskStopped
+    | TaskPaused
     | OptionUnloaded
     | Failed
 )

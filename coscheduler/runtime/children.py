@@ -40,6 +40,7 @@ class Child:
     is_started: bool = False
     reply: asyncio.Future[msg.Answer] | None = field(default=None)
     heard_ms: int = 0
+    is_paused: bool = False
     doom: Failure | None = None  # why we ended it, when it was us
     is_expected_to_end: bool = False
 

@@ -98,6 +98,7 @@ def _make_scheduler(settings: Settings, meter: Meter) -> Scheduler:
     limits = Limits(
         queue_max=scheduling.queue_max,
         attempts_max=scheduling.attempts_max,
+        preempts_max=scheduling.preempts_max,
         ageing_ms=scheduling.ageing_ms,
         keep_alive_ms=scheduling.keep_alive_ms,
         compute_slots=device.compute_slots,

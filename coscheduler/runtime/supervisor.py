@@ -17,7 +17,17 @@ from typing import Any, Protocol
 
 from coscheduler.config import MIB, Settings
 from coscheduler.core import events as ev
-from coscheduler.core.commands import Cancel, Command, Load, Run, Stop, Unload
+from coscheduler.core.commands import (
+    Cancel,
+    Command,
+    Load,
+    Pause,
+    Preempt,
+    Resume,
+    Run,
+    Stop,
+    Unload,
+)
 from coscheduler.core.model import EngineDescription, EngineName, Failure, Job, Option, Stage
 from coscheduler.engines import messages as msg
 from coscheduler.engines.base import Task
@@ -106,6 +116,7 @@ class Supervisor:
         self._descriptions: dict[EngineName, EngineDescription] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_progress: dict[EngineName, Callable[[msg.TaskProgress], None]] = {}
+        self._jobs: dict[EngineName, str] = {}  # what runs there
         self._undelivered_deaths: set[EngineName] = set()
         self._closing = False
 
@@ -129,8 +140,12 @@ class Supervisor:
             case Run():
                 assert job is not None
                 self._go(self._guard(command.engine, self._run(command, job)))
-            case Cancel():
+            case Cancel() | Preempt():
                 self._go(self._cancel(command.engine))
+            case Pause():
+                self._tell_task(command.engine, msg.PauseTask())
+            case Resume():
+                self._tell_task(command.engine, msg.ResumeTask())
             case Unload():
                 self._go(self._guard(command.engine, self._unload(command.engine)))
             case Stop():
@@ -245,6 +260,7 @@ class Supervisor:
             self._listener.progress(job.name, progress)
 
         self._on_progress[command.engine] = on_slice
+        self._jobs[command.engine] = job.name
         task = self._task(job, command.stage_index)
         try:
             async with peak:
@@ -285,6 +301,14 @@ class Supervisor:
             failure = Failure("RESULT_NOT_STORED", f"keeping the results failed: {error}")
             return ev.StageFailed(command.engine, command.job, failure, True, peak_bytes)
         return ev.StageDone(command.engine, command.job, outputs, answer.result.notes, peak_bytes)
+
+    def _tell_task(self, engine: EngineName, request: msg.Request) -> None:
+        """Pause or resume what runs there; a task that has just ended ignores it."""
+        child = self._live.get(engine)
+        if child is not None:
+            child.heard_ms = self._clock.now_ms()
+            child.is_paused = False  # until it says so
+            child.send(request)
 
     async def _cancel(self, engine: EngineName) -> None:
         """Hasten the end of the running task; one that does not stop in time is ended."""
@@ -349,11 +373,14 @@ class Supervisor:
         reply: asyncio.Future[msg.Answer] = asyncio.get_running_loop().create_future()
         child.reply = reply
         child.heard_ms = self._clock.now_ms()
+        child.is_paused = False
         child.send(request)
         try:
             while not reply.done():
                 rest_ms = child.heard_ms + silence_ms_max - self._clock.now_ms()
-                if rest_ms <= 0:
+                if child.is_paused:
+                    rest_ms = silence_ms_max
+                elif rest_ms <= 0:
                     why = f"{child.engine} was silent for {silence_ms_max} ms"
                     child.end(Failure("ENGINE_HUNG", why))
                     rest_ms = silence_ms_max
@@ -387,6 +414,9 @@ class Supervisor:
         if isinstance(answer, msg.TaskProgress):
             if on_progress := self._on_progress.get(child.engine):
                 on_progress(answer)
+        elif isinstance(answer, msg.TaskPaused):
+            child.is_paused = True
+            self._post(ev.Paused(child.engine, self._jobs[child.engine]))
         elif not isinstance(answer, msg.LoadProgress) and child.reply is not None:
             child.reply.set_result(answer)
 

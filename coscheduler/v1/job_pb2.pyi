@@ -222,6 +222,8 @@ class Stage(_message.Message):
         """Final: `failure` says why."""
         STATE_CANCELLED: Stage._State.ValueType  # 6
         """Final: ended by CancelJob."""
+        STATE_PAUSED: Stage._State.ValueType  # 7
+        """Halted in favour of a job of a higher class; goes on where it stopped."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where a stage is in its life."""
@@ -240,6 +242,8 @@ class Stage(_message.Message):
     """Final: `failure` says why."""
     STATE_CANCELLED: Stage.State.ValueType  # 6
     """Final: ended by CancelJob."""
+    STATE_PAUSED: Stage.State.ValueType  # 7
+    """Halted in favour of a job of a higher class; goes on where it stopped."""
 
     SEPARATE_FIELD_NUMBER: _builtins.int
     TRANSCRIBE_FIELD_NUMBER: _builtins.int

@@ -20,6 +20,7 @@ from coscheduler.core.model import (
 LIMITS = Limits(
     queue_max=64,
     attempts_max=3,
+    preempts_max=8,
     ageing_ms=60_000,
     keep_alive_ms=300_000,
     compute_slots=3,

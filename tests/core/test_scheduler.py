@@ -5,7 +5,17 @@ from dataclasses import replace
 import pytest
 
 from coscheduler.core import events as ev
-from coscheduler.core.commands import Cancel, Command, Load, Run, Stop, Unload
+from coscheduler.core.commands import (
+    Cancel,
+    Command,
+    Load,
+    Pause,
+    Preempt,
+    Resume,
+    Run,
+    Stop,
+    Unload,
+)
 from coscheduler.core.engine_state import Limits, Phase
 from coscheduler.core.ledger import Part
 from coscheduler.core.model import (
@@ -157,6 +167,89 @@ def test_compute_slots_bound_what_runs_at_once() -> None:
     assert story.loaded(T) == []
     assert "compute slot" in story.scheduler.waiting_for("jobs/2")
     assert story.done(S, "jobs/1") == [Run(T, "jobs/2", 0)]
+
+
+def test_a_higher_class_pauses_a_lower_one_for_its_slot_and_gives_it_back() -> None:
+    story = Story(lim=limits(compute_slots=1))
+    story.submit(job("jobs/batch", priority=Priority.BATCH))
+    story.loaded(S)
+    urgent = job("jobs/urgent", StageKind.TRANSCRIBE, priority=Priority.INTERACTIVE)
+    assert story.submit(urgent) == [Load(T, "full", "jobs/urgent")]
+    assert story.loaded(T) == [Pause(S, "jobs/batch")]
+    assert story.on(ev.Ticked()) == []  # asked once
+    assert story.on(ev.Paused(S, "jobs/batch")) == [Run(T, "jobs/urgent", 0)]
+    assert story.stored["jobs/batch"].stages[0].state is StageState.PAUSED
+    assert story.done(T, "jobs/urgent") == [Resume(S, "jobs/batch")]
+    story.done(S, "jobs/batch")
+    stage = story.stored["jobs/batch"].stages[0]
+    assert stage.state is StageState.SUCCEEDED
+    assert (stage.wait_ms, stage.run_ms) == (100, 5 + 10 + 5 + 10 + 10 + 100 - 5)
+
+
+def test_the_same_class_is_never_paused_nor_stopped() -> None:
+    story = Story(lim=limits(compute_slots=1))
+    story.submit(job("jobs/1"))
+    story.loaded(S)
+    story.submit(job("jobs/2", StageKind.TRANSCRIBE, arrival_ms=0))
+    assert story.loaded(T) == []
+    assert story.submit(job("jobs/0", arrival_ms=0)) == []
+
+
+def test_a_higher_class_takes_the_engine_itself_and_the_stage_comes_again() -> None:
+    story = Story()
+    story.submit(job("jobs/batch", priority=Priority.BATCH))
+    story.loaded(S)
+    urgent = job("jobs/urgent", priority=Priority.INTERACTIVE)
+    assert story.submit(urgent) == [Preempt(S, "jobs/batch")]
+    assert story.on(ev.StageStopped(S, "jobs/batch")) == [Run(S, "jobs/urgent", 0)]
+    assert story.done(S, "jobs/urgent") == [Run(S, "jobs/batch", 0)]
+    stage = story.stored["jobs/batch"].stages[0]
+    assert (stage.preempt_count, stage.attempt_count) == (1, 2)
+
+
+def test_an_aged_job_is_not_stopped_for_a_later_one() -> None:
+    story = Story()
+    story.submit(job("jobs/batch", priority=Priority.BATCH))
+    story.loaded(S)
+    later = job("jobs/urgent", priority=Priority.INTERACTIVE, arrival_ms=2 * 60_000 + 2)
+    assert story.submit(later) == []
+
+
+def test_a_stage_is_stopped_a_bounded_number_of_times() -> None:
+    story = Story(lim=limits(preempts_max=0))
+    story.submit(job("jobs/batch", priority=Priority.BATCH))
+    story.loaded(S)
+    assert story.submit(job("jobs/urgent", priority=Priority.INTERACTIVE)) == []
+
+
+def test_memory_is_taken_from_a_running_lower_class() -> None:
+    story = Story(capacity=200)
+    story.submit(job("jobs/batch", priority=Priority.BATCH))
+    story.loaded(S)
+    urgent = job("jobs/urgent", StageKind.TRANSCRIBE, priority=Priority.INTERACTIVE)
+    assert story.submit(urgent) == [Preempt(S, "jobs/batch")]
+    assert story.on(ev.StageStopped(S, "jobs/batch")) == [Unload(S)]
+    assert story.on(ev.Unloaded(S)) == [Load(T, "full", "jobs/urgent")]
+
+
+def test_a_shrunken_budget_stops_running_stages_too() -> None:
+    story = Story()
+    story.submit(job())
+    story.loaded(S)
+    assert story.on(ev.CapacityChanged(100)) == [Preempt(S, "jobs/1")]
+    assert story.on(ev.StageStopped(S, "jobs/1")) == [Stop(S)]
+    story.on(ev.Stopped(S))
+    final = story.stored["jobs/1"].failure
+    assert final is not None and final.reason == "NEVER_FITS"
+
+
+def test_a_stored_job_whose_engine_left_the_config_fails_and_the_rest_goes_on() -> None:
+    scheduler = Scheduler(1000, (S,), limits())
+    scheduler.handle(ev.Described(S, description(S)), 1)
+    changed = scheduler.handle(ev.Submitted(job("jobs/1", StageKind.ANALYZE)), 2).changed
+    assert changed[0].failure is not None
+    assert changed[0].failure.reason == "ENGINE_NOT_CONFIGURED"
+    assert scheduler.handle(ev.Submitted(job("jobs/2")), 3).commands
 
 
 def test_what_never_fits_is_refused_with_the_numbers() -> None:

@@ -361,3 +361,38 @@ def test_a_stopping_daemon_lets_the_stage_end_and_takes_nothing_new(tmp_path: Pa
             assert (await final(again, job)).job.state is JobState.SUCCEEDED
 
     run(story())
+
+
+def test_a_running_batch_stage_is_paused_for_an_interactive_job_and_goes_on(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with running(settings(tmp_path, device={"compute_slots": 1})) as daemon:
+            source = await upload(daemon, recording())
+            batch = (await daemon.create_job(request("b", source, SLOW, priority=0))).job.name
+            await until(daemon, batch, at_work)
+            urgent = request("u", source, TRANSCRIBE, priority=2)
+            name = (await daemon.create_job(urgent)).job.name
+            assert (await final(daemon, name)).job.state is JobState.SUCCEEDED
+            back = await until(daemon, batch, lambda s: s.job.stages[0].state is StageState.RUNNING)
+            assert back.job.stages[0].attempt_count == 1
+            assert back.job.stages[0].preempt_count == 0
+            await daemon.cancel_job(batch)
+            assert (await final(daemon, batch)).job.state is JobState.CANCELLED
+
+    run(story())
+
+
+def test_an_interactive_job_takes_the_engine_from_a_batch_stage(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with running(settings(tmp_path)) as daemon:
+            source = await upload(daemon, recording())
+            batch = (await daemon.create_job(request("b", source, SLOW, priority=0))).job.name
+            await until(daemon, batch, at_work)
+            urgent = (await daemon.create_job(request("u", source, SEPARATE, priority=2))).job.name
+            assert (await final(daemon, urgent)).job.state is JobState.SUCCEEDED
+            again = await until(
+                daemon, batch, lambda s: s.job.stages[0].attempt_count == 2 and at_work(s)
+            )
+            assert again.job.stages[0].preempt_count == 1
+            await daemon.cancel_job(batch)
+
+    run(story())

@@ -7,11 +7,21 @@ happen any more, and every broken promise raises AssertionError at once.
 
 import heapq
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from coscheduler.core import events as ev
-from coscheduler.core.commands import Cancel, Command, Load, Run, Stop, Unload
-from coscheduler.core.engine_state import Limits
+from coscheduler.core.commands import (
+    Cancel,
+    Command,
+    Load,
+    Pause,
+    Preempt,
+    Resume,
+    Run,
+    Stop,
+    Unload,
+)
+from coscheduler.core.engine_state import Limits, Phase
 from coscheduler.core.lifecycle import recover
 from coscheduler.core.model import (
     EngineDescription,
@@ -49,6 +59,7 @@ class Device:
     pending: Command | None = None
     job: str = ""
     generation: int = 0  # a process; answers of an older one never arrive
+    held_back: list[tuple[int, ev.Event]] = field(default_factory=list)  # while it is paused
 
     @property
     def bytes(self) -> int:
@@ -62,10 +73,11 @@ class World:
         self.random = random.Random(seed)
         self.faults = faults
         self.now_ms = 0
-        self.capacity = self.random.randint(150, 600)
+        self.capacity = self.allowed = self.random.randint(150, 600)
         self.limits = Limits(
             queue_max=1000,
             attempts_max=3,
+            preempts_max=self.random.choice((0, 2, 8)),
             ageing_ms=self.random.choice((1_000, 60_000)),
             keep_alive_ms=self.random.choice((500, 300_000)),
             compute_slots=self.random.randint(1, 3),
@@ -77,6 +89,7 @@ class World:
         self.stored: dict[str, Job] = {}
         self.timeline: list[tuple[int, int, ev.Event, int]] = []
         self.count = 0
+        self.shrink_count = 0
         self.cancelled: set[str] = set()
         self.scheduler = self._boot()
 
@@ -120,6 +133,10 @@ class World:
             if self.random.random() < 0.2 * self.faults:
                 self.cancelled.add(made.name)
                 self.at(at_ms + self.random.randint(0, 5_000), ev.CancelRequested(made.name))
+            if self.random.random() < 0.1 * self.faults:  # a neighbour takes memory or leaves
+                share = self.random.choice((50, 75, 100, 100))
+                self.at(at_ms, ev.CapacityChanged(self.capacity * share // 100))
+        self.at(at_ms, ev.CapacityChanged(self.capacity))
 
     def at(self, at_ms: int, event: ev.Event, generation: int = 0) -> None:
         self.count += 1
@@ -169,6 +186,10 @@ class World:
                 self.devices[event.engine].pending = None
             case ev.LoadFailed() | ev.Loaded():
                 self.devices[event.engine].pending = None
+            case ev.CapacityChanged():
+                # What is held above it may only shrink from now on.
+                self.allowed = max(event.capacity_bytes, self._held_bytes())
+                self.shrink_count += 1
             case ev.Unloaded():
                 self.devices[event.engine].resident = 0
                 self.devices[event.engine].pending = None
@@ -179,10 +200,22 @@ class World:
     def _obey(self, command: Command) -> None:
         device = self.devices[command.engine]
         match command:
-            case Cancel():
+            case Cancel() | Preempt():
                 assert isinstance(device.pending, Run) and device.job == command.job
+                self._take_back(command.engine)
+                device.held_back.clear()
                 stopped = ev.StageStopped(command.engine, command.job)
-                self._answer(command, self.now_ms + self.random.randint(0, 50), stopped)
+                self._answer(command, self._soon(50), stopped)
+                return
+            case Pause():
+                assert isinstance(device.pending, Run) and device.job == command.job
+                self._pause(command, device)
+                return
+            case Resume():
+                assert device.held_back, "a resume of what was not paused"
+                for rest_ms, event in device.held_back:
+                    self.at(self.now_ms + rest_ms, event, device.generation)
+                device.held_back.clear()
                 return
             case Load():
                 self._load(command, device)
@@ -195,6 +228,30 @@ class World:
                 assert device.pending is None
                 self._answer(command, self._soon(100), ev.Stopped(command.engine))
         device.pending = command
+
+    def _pause(self, command: Pause, device: Device) -> None:
+        """At the end of the slice, unless the run ends before it: then nothing comes of it."""
+        at_ms = self._soon(250)
+        if any(at <= at_ms for at, event in self._answers(command.engine)):
+            return
+        rest = [(at - at_ms, event) for at, event in self._answers(command.engine)]
+        self._take_back(command.engine)
+        device.held_back = rest
+        self.at(at_ms, ev.Paused(command.engine, command.job), device.generation)
+
+    def _answers(self, engine: EngineName) -> list[tuple[int, ev.Event]]:
+        generation = self.devices[engine].generation
+        return [
+            (at, event)
+            for at, _, event, number in self.timeline
+            if getattr(event, "engine", None) is engine and number == generation
+        ]
+
+    def _take_back(self, engine: EngineName) -> None:
+        """The run's own answer will not come as planned."""
+        gone = [event for _, event in self._answers(engine)]
+        self.timeline = [entry for entry in self.timeline if entry[2] not in gone]
+        heapq.heapify(self.timeline)
 
     def _load(self, command: Load, device: Device) -> None:
         assert device.pending is None and device.resident == 0, "a load on top of a load"
@@ -232,18 +289,8 @@ class World:
     def _answer(self, command: Command, at_ms: int, event: ev.Event) -> None:
         """One event for each command: a crash takes the place of the answer."""
         device = self.devices[command.engine]
-        if not isinstance(command, Stop | Cancel) and self._fails():
+        if not isinstance(command, Stop | Cancel | Preempt) and self._fails():
             event = ev.EngineDied(command.engine, Failure("ENGINE_CRASHED", "scripted"))
-        if isinstance(command, Cancel):  # it takes the place of the run's own answer
-            self.timeline = [
-                entry
-                for entry in self.timeline
-                if not (
-                    getattr(entry[2], "engine", None) is command.engine
-                    and entry[3] == device.generation
-                )
-            ]
-            heapq.heapify(self.timeline)
         self.at(at_ms, event, device.generation)
 
     def _soon(self, ms_max: int) -> int:
@@ -257,6 +304,7 @@ class World:
         for engine, device in self.devices.items():
             self.devices[engine] = Device(generation=device.generation + 1)
         self.scheduler = self._boot()
+        self.allowed = self.capacity
         for known in list(self.stored.values()):
             if not known.state.is_final:
                 recovered = recover(known)
@@ -267,15 +315,24 @@ class World:
 
     def _check(self) -> None:
         held = {engine: device.bytes for engine, device in self.devices.items()}
-        assert sum(held.values()) <= self.capacity, f"out of memory: {held} of {self.capacity}"
         ledger = self.scheduler.ledger
-        assert ledger.used_bytes <= ledger.capacity_bytes
+        assert self._held_bytes() <= self.allowed, f"out of memory: {held} of {self.allowed}"
+        self.allowed = max(ledger.capacity_bytes, self._held_bytes())
         for engine, size in held.items():
             assert ledger.bytes_of(engine) >= size, f"{engine} holds {size} that nobody charged"
-        running = sum(isinstance(device.pending, Run) for device in self.devices.values())
+        running = sum(
+            isinstance(device.pending, Run) and not self._is_paused(engine)
+            for engine, device in self.devices.items()
+        )
         assert running <= self.limits.compute_slots
         contexts = sum(device.context > 0 for device in self.devices.values())
         assert contexts <= self.limits.processes_max
+
+    def _held_bytes(self) -> int:
+        return sum(device.bytes for device in self.devices.values())
+
+    def _is_paused(self, engine: EngineName) -> bool:
+        return self.scheduler.engines[engine].phase is Phase.PAUSED
 
     def unfinished(self) -> list[Job]:
         return [made for made in self.stored.values() if not made.state.is_final]

@@ -34,7 +34,10 @@ def test_where_much_fails_every_job_still_ends_and_says_how(seed: int) -> None:
         if job.state is JobState.SUCCEEDED:
             assert all(stage.state is StageState.SUCCEEDED for stage in job.stages)
         for stage in job.stages:
-            assert stage.attempt_count <= world.limits.attempts_max + 1  # + one cut by a restart
+            # A preempted attempt does not count, nor does one that a restart cut.
+            failures_max = world.limits.attempts_max + 1
+            assert stage.attempt_count - stage.preempt_count <= failures_max
+            assert stage.preempt_count <= world.limits.preempts_max + world.shrink_count
             assert min(stage.wait_ms, stage.load_ms, stage.run_ms) >= 0
 
 
