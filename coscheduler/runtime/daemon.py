@@ -8,6 +8,7 @@ import asyncio
 import base64
 import binascii
 import logging
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
@@ -39,6 +40,7 @@ from coscheduler.runtime.watchers import Watchers
 log = logging.getLogger(__name__)
 
 PAGE_SIZE_MAX = 500
+EXIT_SOFTWARE = 70  # sysexits.h: an internal error
 METER_SECONDS = 1.0
 CAPACITY_STEP_BYTES = 64 * MIB  # other programs' noise below this is not worth a decision
 
@@ -134,7 +136,9 @@ class Daemon:
 
     async def start(self) -> None:
         """Run the loop, take up unfinished jobs, ask the engines what they are."""
-        self._tasks.append(asyncio.create_task(self._loop.run(), name="loop"))
+        loop = asyncio.create_task(self._loop.run(), name="loop")
+        loop.add_done_callback(_end_with_the_loop)
+        self._tasks.append(loop)
         self._tasks.append(asyncio.create_task(self._watch_capacity(), name="capacity"))
         for job in await self._store.unfinished_jobs():
             await self._take_up(job)
@@ -338,6 +342,16 @@ class Daemon:
                     artifact=artifact,
                     job=job.name,
                 )
+
+
+def _end_with_the_loop(loop: "asyncio.Task[None]") -> None:
+    """A bug in the scheduler must not leave a daemon that answers and does nothing: end at once, as
+    in any crash, from which the next start recovers.
+    """
+    if not loop.cancelled() and (error := loop.exception()) is not None:
+        log.critical("the loop failed; ending", exc_info=error)
+        logging.shutdown()
+        os._exit(EXIT_SOFTWARE)
 
 
 def _failure_text(state: EngineState) -> str:
