@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 jobs_app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel and delete jobs.")
 app.add_typer(jobs_app, name="jobs")
+models_app = typer.Typer(no_args_is_help=True, help="Look at model files.")
+app.add_typer(models_app, name="models")
 
 
 class PriorityClass(StrEnum):
@@ -36,6 +38,14 @@ class PriorityClass(StrEnum):
     BATCH = "batch"
     NORMAL = "normal"
     INTERACTIVE = "interactive"
+
+
+class KvType(StrEnum):
+    """Element types of a KV cache, the finest first."""
+
+    F16 = "f16"
+    Q8_0 = "q8_0"
+    Q4_0 = "q4_0"
 
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of stdout.")]
@@ -246,3 +256,37 @@ def gpu(
         device.show(context.obj, watch=watch, as_json=as_json)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@models_app.command(
+    "check",
+    epilog=_examples(
+        'coscheduler models check model.gguf --kv-budget "1.25 GiB"',
+        "coscheduler models check model.gguf --n-ctx 8192 --json",
+    ),
+)
+def check_model(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A GGUF file.")],
+    kv_budget: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help='Cap on the KV cache. (default: "1.25 GiB")'),
+    ] = None,
+    n_ctx: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Context, tokens. (default: what fits the cap)")
+    ] = 0,
+    kv_type: Annotated[
+        KvType | None, typer.Option(help="Type of the cache. (default: the finest that fits)")
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory of a card. (default: this machine's free)"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a language model needs: the largest context, the layers that fit, what work takes.
+
+    Takes no device memory. Sizes of compute buffers on a card are estimates.
+    """
+    from coscheduler.cli import models
+
+    models.check(file, kv_budget, n_ctx, kv_type.value if kv_type else "", memory, as_json)

@@ -16,53 +16,103 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from coscheduler.engines.analysis.footprint import Cache
 from coscheduler.engines.forkserver import die_with_parent
 from coscheduler.errors import EngineFault
+
+if TYPE_CHECKING:
+    from coscheduler.engines.analysis import native
 
 SECONDS_MAX = 120
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """A context to ask about; `n_batch` tokens are decoded in one call."""
+
+    n_ctx: int
+    kv_type: str
+    n_batch: int
+
+
+@dataclass(frozen=True)
 class Sizes:
-    """What one context would take, bytes, as the library says (rounded to 0.01 MiB)."""
+    """What one context would take, bytes, as the library says (rounded to 0.01 MiB).
+
+    `kv_bytes` is the sum of the caches and of `state_bytes`, which recurrent layers keep.
+    """
 
     kv_bytes: int
     compute_bytes: int
+    state_bytes: int = 0
+    caches: tuple[Cache, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """`sizes` for each wanted context, None where the library refuses it; tokens of each text."""
+
+    sizes: tuple[Sizes | None, ...]
+    token_counts: tuple[int, ...]
+    refusal: str = ""  # why the last of the refused contexts was
 
 
 def measure(
-    path: Path, contexts: Sequence[tuple[int, str]], n_batch: int, threads: int
-) -> tuple[Sizes, ...]:
-    """Sizes for each (n_ctx, KV type), about a second in all.
+    path: Path, contexts: Sequence[Wanted], threads: int, texts: Sequence[str] = ()
+) -> Report:
+    """Sizes of contexts and lengths of texts, about a second in all.
 
-    Raises EngineFault MODEL_UNSUPPORTED when this llama.cpp cannot build the model or a context.
+    Raises EngineFault MODEL_UNSUPPORTED when this llama.cpp cannot build the model, or none of the
+    contexts.
     """
     request = {
         "path": str(path),
-        "contexts": list(contexts),
-        "n_batch": n_batch,
+        "contexts": [asdict(context) for context in contexts],
         "threads": threads,
-        "parent_pid": os.getpid(),
+        "texts": list(texts),
     }
-    command = [sys.executable, "-m", __spec__.name, json.dumps(request)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    report = _read(_run(path, json.dumps(request)))
+    if contexts and not any(report.sizes):
+        raise _unsupported(path, report.refusal)
+    return report
+
+
+def _run(path: Path, request: str) -> str:
+    """What the child prints for a request."""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "GGML_NO_BACKTRACE": "1"}
     try:
         done = subprocess.run(
-            command,
+            [sys.executable, "-m", __spec__.name, str(os.getpid())],
             env=environment,
-            stdin=subprocess.DEVNULL,
+            input=request,
             capture_output=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=SECONDS_MAX,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise _unsupported(path, f"no answer within {SECONDS_MAX} s") from None
     if done.returncode != 0:
-        last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        last = done.stderr.strip().rpartition("\n")[2]
         raise _unsupported(path, last or f"exit status {done.returncode}")
-    return tuple(Sizes(**entry) for entry in json.loads(done.stdout))
+    return done.stdout
+
+
+def _read(text: str) -> Report:
+    answer = json.loads(text)
+    return Report(
+        sizes=tuple(entry and _sizes(entry) for entry in answer["sizes"]),
+        token_counts=tuple(answer["token_counts"]),
+        refusal=answer["refusal"],
+    )
+
+
+def _sizes(entry: dict[str, Any]) -> Sizes:
+    caches = tuple(Cache(**cache) for cache in entry.pop("caches"))
+    return Sizes(caches=caches, **entry)
 
 
 def _unsupported(path: Path, why: str) -> EngineFault:
@@ -71,33 +121,57 @@ def _unsupported(path: Path, why: str) -> EngineFault:
     )
 
 
-def _measure_here(request: dict[str, Any]) -> list[Sizes]:
-    """The child's side."""
+def _measure_here(request: dict[str, Any]) -> Report:
+    """The child's side. Raises EngineFault MODEL_LOAD_FAILED."""
     from coscheduler.engines.analysis import native
 
     journal = native.open_library()
     spec = native.ModelSpec(Path(request["path"]), use_mmap=False, no_alloc=True)
     model = native.Model(spec, journal)
-    sizes = []
-    for n_ctx, kv_type in request["contexts"]:
-        wanted = native.ContextSpec(n_ctx, request["n_batch"], kv_type, request["threads"])
-        context = native.Context(model, wanted, journal)
-        sizes.append(Sizes(journal.cache_bytes(), sum(journal.buffers("compute").values())))
-        context.close()
+    sizes: list[Sizes | None] = []
+    refusal = ""
+    for entry in request["contexts"]:
+        try:
+            sizes.append(_sizes_here(model, Wanted(**entry), request["threads"], journal))
+        except EngineFault as fault:
+            sizes.append(None)
+            refusal = fault.numbers["detail"]
+    counts = [
+        len(model.tokenize(text, add_special=False, parse_special=False))
+        for text in request["texts"]
+    ]
     model.close()
-    return sizes
+    return Report(tuple(sizes), tuple(counts), refusal)
+
+
+def _sizes_here(
+    model: "native.Model", wanted: Wanted, threads: int, journal: "native.Journal"
+) -> Sizes:
+    """Build one context and read what the library says of it. Raises EngineFault CONTEXT_FAILED."""
+    from coscheduler.engines.analysis import native
+
+    spec = native.ContextSpec(wanted.n_ctx, wanted.n_batch, wanted.kv_type, threads)
+    context = native.Context(model, spec, journal)
+    try:
+        return Sizes(
+            kv_bytes=journal.cache_bytes(),
+            compute_bytes=sum(journal.buffers("compute").values()),
+            state_bytes=journal.state_bytes(),
+            caches=journal.caches(),
+        )
+    finally:
+        context.close()
 
 
 def main() -> int:
-    """Read the request from the command line, print the sizes as JSON; a fault goes to stderr."""
-    request = json.loads(sys.argv[1])
-    die_with_parent(request["parent_pid"])
+    """Read the request from standard input, print the report as JSON; a fault goes to stderr."""
+    die_with_parent(int(sys.argv[1]))
     try:
-        sizes = _measure_here(request)
+        report = _measure_here(json.load(sys.stdin))
     except EngineFault as fault:
         print(fault.numbers["detail"], file=sys.stderr)
         return 1
-    print(json.dumps([asdict(entry) for entry in sizes]))
+    print(json.dumps(asdict(report)))
     return 0
 
 

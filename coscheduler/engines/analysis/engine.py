@@ -23,7 +23,7 @@ from coscheduler.core.model import (
     Option,
     Segment,
 )
-from coscheduler.engines.analysis import dry_run, footprint, header, options
+from coscheduler.engines.analysis import options, survey
 from coscheduler.engines.analysis.chat import ChatFormat
 from coscheduler.engines.base import OnProgress, Slice, StageResult, Task
 from coscheduler.errors import EngineFault, Refused
@@ -73,21 +73,14 @@ class AnalysisEngine:
         Raises EngineFault MODEL_MISSING, MODEL_CORRUPT, MODEL_UNSUPPORTED, KV_CAP_TOO_SMALL or
         KV_TYPE_UNSUPPORTED.
         """
-        settings, on_gpu = self._settings, self._device.device == "cuda"
-        sizes_of = footprint.of(header.read(settings.model))
-        choices = options.choices(sizes_of, settings, on_gpu)
-        sizes = dry_run.measure(
-            settings.model,
-            [(choice.n_ctx, choice.kv_type) for choice in choices],
-            settings.n_batch,
-            self._device.threads,
-        )
+        settings = self._settings
+        sizes_of, found = survey.options_of(settings, self._device)
         return EngineDescription(
             engine=self.name,
             model=settings.model.name,
             options=tuple(
                 options.option(choice, size, sizes_of, settings, self._device)
-                for choice, size in zip(choices, sizes, strict=True)
+                for choice, size in found
             ),
             context_bytes=CONTEXT_BYTES[self._device.device],
             segments=(
@@ -186,7 +179,7 @@ class AnalysisEngine:
         loaded, journal = self._need_loaded(), self._started()
         spec = native.ContextSpec(
             loaded.choice.n_ctx,
-            self._settings.n_batch,
+            loaded.choice.n_batch,
             loaded.choice.kv_type,
             self._device.threads,
             offload=self._device.device == "cuda",
@@ -248,7 +241,7 @@ class AnalysisEngine:
         total = len(request.prompt) + request.tokens_max
         self._is_running = True
         try:
-            for done in answering.read_prompt(context, request, self._settings.n_batch):
+            for done in answering.read_prompt(context, request, loaded.choice.n_batch):
                 yield Slice(done, total, "reading the transcript")
             with closing(answering.write_answer(loaded.model, context, request, answer)) as written:
                 for done in written:

@@ -20,6 +20,7 @@ OPTIONS_MAX = 6
 DECODE_TOKENS_PER_SLICE = 32
 SPEECH_TOKENS_PER_SECOND = 5
 SLICE_MS_MIN = 250
+BATCH_MIN = 32
 CONTENTION = 4  # a slice may take this much longer than on an idle machine
 
 
@@ -31,6 +32,7 @@ class Choice:
     kv_type: str
     n_gpu_layers: int
     quality_tier: int
+    n_batch: int  # tokens decoded in one call
 
     @property
     def name(self) -> str:
@@ -59,49 +61,82 @@ def rates(device: DeviceSettings) -> Rates:
     return Rates(1_000_000, 5_000_000 * device.threads, 60_000_000 * device.threads)
 
 
-def choices(footprint: Footprint, settings: AnalysisSettings, on_gpu: bool) -> tuple[Choice, ...]:
+def batch(footprint: Footprint, n_batch_max: int, device: DeviceSettings) -> int:
+    """Tokens of a prompt decoded in one call: `n_batch_max`, halved while such a call is expected
+    to take longer than a slice should.
+    """
+    n_batch = n_batch_max
+    while n_batch > BATCH_MIN and prefill_ms(footprint, n_batch, device) > SLICE_MS_MIN:
+        n_batch = max(BATCH_MIN, n_batch // 2)
+    return n_batch
+
+
+def prefill_ms(footprint: Footprint, n_batch: int, device: DeviceSettings) -> int:
+    """Expected time to decode `n_batch` tokens of a prompt."""
+    return 2 * footprint.weights_bytes * n_batch // rates(device).flops_per_ms
+
+
+def choices(
+    footprint: Footprint, settings: AnalysisSettings, device: DeviceSettings
+) -> tuple[Choice, ...]:
     """Which (n_ctx, KV type) fit `kv_cache_max`, best tier first.
 
+    Layers with a sliding window cache a batch beside it: where nothing fits, the batch is halved.
     Raises EngineFault KV_CAP_TOO_SMALL when not even the smallest context fits.
     """
+    n_batch = batch(footprint, settings.n_batch, device)
+    while not (found := _fitting(footprint, settings, device, n_batch)):
+        if n_batch <= BATCH_MIN:
+            raise _cap_too_small(footprint, settings, n_batch)
+        n_batch = max(BATCH_MIN, n_batch // 2)
+    return _pruned(found, footprint)
+
+
+def _limits(footprint: Footprint, settings: AnalysisSettings) -> tuple[int, int]:
+    """The largest context that is wanted, and the smallest that is of use."""
     full = min(settings.n_ctx_max, footprint.n_ctx_train or settings.n_ctx_max)
-    floor = max(min(settings.n_ctx_min, full), CELLS_STEP)
+    return full, max(min(settings.n_ctx_min, full) // CELLS_STEP, 1) * CELLS_STEP
+
+
+def _fitting(
+    footprint: Footprint, settings: AnalysisSettings, device: DeviceSettings, n_batch: int
+) -> list[Choice]:
+    full, floor = _limits(footprint, settings)
     found = []
     for kv_type in settings.kv_types:
         if not footprint.supports(kv_type):
             continue
         cap = int(settings.kv_cache_max)
-        n_ctx = footprint.n_ctx_fitting(cap, full, kv_type, settings.n_batch)
+        n_ctx = footprint.n_ctx_fitting(cap, full, kv_type, n_batch)
         while n_ctx >= floor:
             tier = KV_TYPES.index(kv_type) + len(KV_TYPES) * math.ceil(math.log2(full / n_ctx))
-            layers = settings.n_gpu_layers if on_gpu else 0
-            found.append(Choice(n_ctx, kv_type, layers, tier))
+            layers = settings.n_gpu_layers if device.device == "cuda" else 0
+            found.append(Choice(n_ctx, kv_type, layers, tier, n_batch))
             n_ctx = n_ctx // 2 // CELLS_STEP * CELLS_STEP
-    if not found:
-        raise _cap_too_small(footprint, settings, floor)
-    return _pruned(found, footprint, settings.n_batch)
+    return found
 
 
-def _pruned(found: list[Choice], footprint: Footprint, n_batch: int) -> tuple[Choice, ...]:
+def _pruned(found: list[Choice], footprint: Footprint) -> tuple[Choice, ...]:
     """Keep what is smaller than all better tiers; of more than six, the first five and the last."""
     kept: list[Choice] = []
     least: float = math.inf
     for choice in sorted(found, key=lambda choice: choice.quality_tier):
-        size = footprint.kv_bytes(choice.n_ctx, choice.kv_type, n_batch)
+        size = footprint.kv_bytes(choice.n_ctx, choice.kv_type, choice.n_batch)
         if size < least:
             kept.append(choice)
             least = size
     return tuple(kept if len(kept) <= OPTIONS_MAX else [*kept[: OPTIONS_MAX - 1], kept[-1]])
 
 
-def _cap_too_small(footprint: Footprint, settings: AnalysisSettings, n_ctx: int) -> EngineFault:
+def _cap_too_small(footprint: Footprint, settings: AnalysisSettings, n_batch: int) -> EngineFault:
     supported = [kv_type for kv_type in settings.kv_types if footprint.supports(kv_type)]
     if not supported:
         return EngineFault(
             "KV_TYPE_UNSUPPORTED",
             f"this model's head size rules out KV types {', '.join(settings.kv_types)}; use f16",
         )
-    needed = min(footprint.kv_bytes(n_ctx, kv_type, settings.n_batch) for kv_type in supported)
+    _, n_ctx = _limits(footprint, settings)
+    needed = min(footprint.kv_bytes(n_ctx, kv_type, n_batch) for kv_type in supported)
     return EngineFault(
         "KV_CAP_TOO_SMALL",
         f"a context of {n_ctx} tokens needs {needed} bytes of KV cache; kv_cache_max is "
@@ -124,11 +159,11 @@ def option(
     once.
     """
     run: tuple[RunLine, ...] = ()
-    kv = LineBytes(Line.KV_CACHE, _kv_bytes(choice, sizes, footprint, analysis.n_batch))
+    kv = LineBytes(Line.KV_CACHE, _kv_bytes(choice, sizes, footprint))
     if device.device == "cpu":
         weights = 0 if analysis.use_mmap else footprint.weights_bytes
         resident: Lines = (LineBytes(Line.WEIGHTS, weights + footprint.vocabulary_bytes), kv)
-        scratch = analysis.n_batch * max(footprint.feed_forward, footprint.width) * 2
+        scratch = choice.n_batch * max(footprint.feed_forward, footprint.width) * 2
         run = (RunLine(Line.WORKSPACE, sizes.compute_bytes + scratch),)
         host_bytes = footprint.weights_bytes if analysis.use_mmap else 0
     else:
@@ -137,7 +172,7 @@ def option(
         resident = (LineBytes(Line.WEIGHTS, on_device), kv, workspace)
         host_bytes = footprint.weights_bytes - on_device + footprint.vocabulary_bytes
     speed = rates(device)
-    prefill_ms = 2 * footprint.weights_bytes * analysis.n_batch // speed.flops_per_ms
+    prompt_ms = prefill_ms(footprint, choice.n_batch, device)
     decode_ms = DECODE_TOKENS_PER_SLICE * footprint.weights_bytes // speed.read_bytes_per_ms
     return Option(
         name=choice.name,
@@ -145,22 +180,22 @@ def option(
         run=run,
         quality_tier=choice.quality_tier,
         load_ms=50 + (footprint.weights_bytes + kv.bytes) // speed.copy_bytes_per_ms,
-        run_ms_per_second=1 + prefill_ms * SPEECH_TOKENS_PER_SECOND // analysis.n_batch,
-        slice_ms_max=max(SLICE_MS_MIN, CONTENTION * max(prefill_ms, decode_ms)),
+        run_ms_per_second=1 + prompt_ms * SPEECH_TOKENS_PER_SECOND // choice.n_batch,
+        slice_ms_max=max(SLICE_MS_MIN, CONTENTION * max(prompt_ms, decode_ms)),
         host_bytes=max(0, host_bytes),
         settings_json=json.dumps(choice.__dict__, sort_keys=True),
     )
 
 
-def _kv_bytes(choice: Choice, sizes: Sizes, footprint: Footprint, n_batch: int) -> int:
+def _kv_bytes(choice: Choice, sizes: Sizes, footprint: Footprint) -> int:
     """The exact figure of the arithmetic where the library agrees, else the library's.
 
     With only some layers on the GPU, the same share of the cache goes there.
     """
-    whole = footprint.kv_bytes(choice.n_ctx, choice.kv_type, n_batch)
+    whole = footprint.kv_bytes(choice.n_ctx, choice.kv_type, choice.n_batch)
     if abs(whole - sizes.kv_bytes) > 64 * 1024:
         return sizes.kv_bytes
     if choice.n_gpu_layers:
         first = footprint.first_offloaded(choice.n_gpu_layers)
-        return footprint.kv_bytes(choice.n_ctx, choice.kv_type, n_batch, first)
+        return footprint.kv_bytes(choice.n_ctx, choice.kv_type, choice.n_batch, first)
     return whole

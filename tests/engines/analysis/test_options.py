@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coscheduler.config import AnalysisSettings, DeviceSettings
 from coscheduler.core.model import Line, Option
 from coscheduler.engines.analysis import options
 from coscheduler.engines.analysis.dry_run import Sizes
 from coscheduler.engines.analysis.footprint import Footprint
+from coscheduler.engines.analysis.header import Tensor
 from coscheduler.errors import EngineFault
 
 from .test_footprint import MIB, model
@@ -22,7 +25,7 @@ def analysis(**values: Any) -> AnalysisSettings:
 
 
 def chosen(footprint: Footprint, **values: Any) -> list[tuple[int, str, int]]:
-    found = options.choices(footprint, analysis(**values), on_gpu=False)
+    found = options.choices(footprint, analysis(**values), DeviceSettings())
     return [(choice.n_ctx, choice.kv_type, choice.quality_tier) for choice in found]
 
 
@@ -74,7 +77,7 @@ def test_a_kv_type_that_no_head_allows_is_refused() -> None:
 
 
 def option_on(device: str, n_gpu_layers: int = 0, **values: Any) -> Option:
-    choice = options.Choice(8192, "f16", n_gpu_layers, 0)
+    choice = options.Choice(8192, "f16", n_gpu_layers, 0, 512)
     sizes = Sizes(kv_bytes=1280 * MIB, compute_bytes=90 * MIB)
     return options.option(choice, sizes, model(), analysis(**values), DeviceSettings(device=device))  # type: ignore[arg-type]
 
@@ -103,13 +106,73 @@ def test_kv_cache_follows_the_layers_to_the_gpu() -> None:
 
 
 def test_the_library_has_the_last_word_on_caches_of_another_kind() -> None:
-    choice = options.Choice(8192, "f16", 0, 0)
+    choice = options.Choice(8192, "f16", 0, 0, 512)
     device = DeviceSettings()
     option = options.option(choice, Sizes(700 * MIB, 0), model(), analysis(), device)
     assert lines_of(option)[Line.KV_CACHE] == 700 * MIB
 
 
 def test_the_choice_survives_the_option() -> None:
-    choice = options.Choice(4096, "q8_0", 12, 4)
+    choice = options.Choice(4096, "q8_0", 12, 4, 256)
     option = options.option(choice, Sizes(0, 0), model(), analysis(), DeviceSettings())
     assert options.Choice.of(option) == choice
+
+
+WINDOWED: dict[str, Any] = {
+    "attention__sliding_window": 1024,
+    "attention__sliding_window_pattern": (True,) * 40,
+}
+
+
+def test_the_batch_is_halved_where_windows_leave_no_room_for_it() -> None:
+    # 40 windowed layers cache the window and one batch: 1024 + 512 tokens are 240 MiB
+    windowed = model(**WINDOWED)
+    found = options.choices(windowed, analysis(kv_cache_max=240 * MIB), DeviceSettings())
+    assert found[0].n_batch == 512
+    found = options.choices(windowed, analysis(kv_cache_max=239 * MIB), DeviceSettings())
+    assert found[0].n_batch == 256
+    with pytest.raises(EngineFault) as caught:
+        options.choices(windowed, analysis(kv_cache_max=160 * MIB), DeviceSettings())
+    assert caught.value.reason == "KV_CAP_TOO_SMALL"
+
+
+def test_the_batch_is_as_large_as_a_slice_allows() -> None:
+    heavy = model(tensors=(Tensor("blk.0.ffn_up.weight", 2_000_000_000),))
+    slow, fast = DeviceSettings(threads=2), DeviceSettings(device="cuda")
+    assert options.batch(model(), 512, slow) == 512
+    assert options.batch(heavy, 512, fast) == 512
+    n_batch = options.batch(heavy, 512, slow)
+    assert n_batch == options.BATCH_MIN or options.prefill_ms(heavy, n_batch, slow) <= 250
+    assert n_batch < 512
+
+
+@given(
+    cap=st.integers(1, 2**31),
+    n_ctx_max=st.integers(256, 40_000),
+    n_ctx_min=st.integers(256, 4096),
+    n_batch=st.integers(32, 2048),
+    window=st.sampled_from([0, 512, 4096]),
+)
+def test_no_choice_ever_exceeds_the_cap(
+    cap: int, n_ctx_max: int, n_ctx_min: int, n_batch: int, window: int
+) -> None:
+    flags = (False, True) * 20
+    shape = model(attention__sliding_window=window, attention__sliding_window_pattern=flags)
+    limits = {"kv_cache_max": cap, "n_ctx_max": n_ctx_max, "n_ctx_min": n_ctx_min}
+    settings = analysis(kv_types=ALL_TYPES, n_batch=n_batch, **limits)
+    try:
+        found = options.choices(shape, settings, DeviceSettings())
+    except EngineFault as fault:
+        assert fault.reason == "KV_CAP_TOO_SMALL"
+        assert int(fault.numbers["required_bytes"]) > cap
+        return
+    for choice in found:
+        assert shape.kv_bytes(choice.n_ctx, choice.kv_type, choice.n_batch) <= cap
+        assert choice.n_ctx <= n_ctx_max
+        assert choice.n_batch <= n_batch
+
+
+@pytest.mark.parametrize("name", ["n_ctx_maximum", "kv_unified", "flash_attn", "n_seq_max"])
+def test_unknown_settings_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        analysis(**{name: 1})
