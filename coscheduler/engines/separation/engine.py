@@ -38,7 +38,8 @@ SLICE_MS = 50  # a slice ends at the first chance after this; the chances are la
 MMAP_THRESHOLD_BYTES = MIB
 TRIM_THRESHOLD_BYTES = 64 * MIB
 KERNELS_MAX = 40  # compiled convolutions kept by oneDNN; one direction of the codec needs about 32
-CONTEXT_BYTES = {"cpu": 96 * MIB, "cuda": 600 * MIB}
+# After a fork with the libraries imported: thread pools and kernels; on CUDA the context itself.
+CONTEXT_BYTES = {"cpu": 24 * MIB, "cuda": 600 * MIB}
 QUALITY_TIERS = {"float32": 0, "bfloat16": 1}
 COPY_BYTES_PER_MS = 1_000_000
 CPU_FLOP_PER_MS_THREAD = 20_000_000
@@ -223,7 +224,7 @@ def _write(separated: Separated, sample_rate_hz: int, folder: Path) -> StageResu
         clipped += audio.write_wav(folder / f"{name}.wav", samples.numpy(), sample_rate_hz)
     return StageResult(
         files=tuple(OutputFile(name, f"{name}.wav", "audio/wav") for name in names),
-        notes=_notes(separated, clipped),
+        notes=notes_on(separated, clipped),
         numbers={
             "sample_count": len(separated.mixture),
             "window_count": separated.window_count,
@@ -233,7 +234,8 @@ def _write(separated: Separated, sample_rate_hz: int, folder: Path) -> StageResu
     )
 
 
-def _notes(separated: Separated, clipped: int) -> tuple[str, ...]:
+def notes_on(separated: Separated, clipped: int) -> tuple[str, ...]:
+    """What the user should know of a result: silence, an empty target, clipping."""
     mixture, target = _rms(separated.mixture), _rms(separated.signals[0])
     notes = []
     if mixture < SILENCE_RMS:

@@ -1,0 +1,100 @@
+"""Windows, tapers, noise, and the midpoint rule."""
+
+import math
+from collections.abc import Generator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from coscheduler.engines.separation import sampler
+from coscheduler.engines.separation.sampler import Windows, plan_windows, tapers
+
+
+@given(st.integers(1, 5000), st.integers(2, 750))
+def test_windows_cover_everything_and_overlap(total: int, frames_max: int) -> None:
+    windows = plan_windows(total, frames_max)
+    assert windows.frames == min(total, frames_max)
+    assert windows.starts[0] == 0
+    assert windows.starts[-1] + windows.frames == total
+    for left, right in zip(windows.starts, windows.starts[1:], strict=False):
+        overlap = left + windows.frames - right
+        assert right > left
+        assert overlap >= frames_max // sampler.OVERLAP_PER_WINDOW
+
+
+@given(st.integers(1, 2000), st.integers(2, 300))
+def test_the_weights_of_every_frame_sum_to_one(total: int, frames_max: int) -> None:
+    windows = plan_windows(total, frames_max)
+    sums = torch.zeros(total)
+    weights = tapers(windows)
+    assert bool((weights >= 0).all())
+    for index in range(len(windows.starts)):
+        sums[windows.slice(index)] += weights[index]
+    torch.testing.assert_close(sums, torch.ones(total))
+
+
+def test_the_noise_at_a_frame_does_not_depend_on_the_length() -> None:
+    short, long = torch.empty(300, 4), torch.empty(1000, 4)
+    sampler.draw_noise(7, short)
+    sampler.draw_noise(7, long)
+    assert torch.equal(long[:300], short)
+
+
+def test_blocks_and_seeds_draw_different_noise_of_unit_size() -> None:
+    noise, other = torch.empty(1024, 256), torch.empty(1024, 256)
+    sampler.draw_noise(0, noise)
+    sampler.draw_noise(1, other)
+    block = sampler.NOISE_BLOCK_FRAMES
+    assert not torch.equal(noise[:block], noise[block : 2 * block])
+    assert not torch.equal(noise, other)
+    assert float(noise.std()) == pytest.approx(1, abs=0.01)
+    assert float(noise.mean()) == pytest.approx(0, abs=0.01)
+
+
+def solve(windows: Windows, state: Tensor, rate: float) -> list[int]:
+    """dx/dt = rate * x, in every window."""
+
+    def velocity(x: Tensor, window: int, number: int) -> Generator[None, None, Tensor]:
+        yield
+        return rate * x
+
+    middle, speed = torch.empty_like(state), torch.empty_like(state)
+    return list(sampler.integrate(state, middle, speed, windows, velocity))
+
+
+@pytest.mark.parametrize("frames_max", [40, 12])
+def test_the_midpoint_rule_on_a_known_equation(frames_max: int) -> None:
+    state = torch.ones(1, 40, 3)
+    done = solve(plan_windows(40, frames_max), state, rate=-1.5)
+    step = -1.5 / sampler.STEPS
+    exact = (1 + step + step * step / 2) ** sampler.STEPS
+    torch.testing.assert_close(state, torch.full_like(state, exact))
+    assert exact == pytest.approx(math.exp(-1.5), rel=5e-3)
+    assert done[-1] == sampler.EVALUATIONS
+    assert done == sorted(done)
+
+
+def test_evaluations_come_at_the_starts_and_middles_of_steps() -> None:
+    times = sampler.evaluation_times()
+    assert times.tolist() == [i / 32 for i in range(32)]
+
+
+def test_where_windows_disagree_the_weights_decide() -> None:
+    windows = Windows(6, 4, (0, 2))
+
+    def velocity(x: Tensor, window: int, number: int) -> Generator[None, None, Tensor]:
+        yield
+        return torch.full_like(x, float(window))
+
+    state = torch.zeros(1, 6, 1)
+    scratch = torch.empty_like(state), torch.empty_like(state)
+    for _ in sampler.integrate(state, *scratch, windows, velocity):
+        pass
+    values = state.flatten().tolist()
+    assert values[:2] == [0, 0]
+    assert values[4:] == pytest.approx([1, 1])
+    assert values[2] == pytest.approx(0.25)
+    assert values[3] == pytest.approx(0.75)

@@ -1,0 +1,99 @@
+"""The text encoder: transformers' own result, limits, and damaged folders."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import T5EncoderModel
+
+from coscheduler.engines.separation import text
+from coscheduler.engines.separation.text import TextEncoder, open_text_encoder, tokenize
+from coscheduler.errors import EngineFault, InvalidInput
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def copied(models: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(models / "t5", tmp_path / "t5"))
+
+
+def test_it_computes_what_transformers_computes(models: Path) -> None:
+    source = open_text_encoder(models / "t5", 64)
+    ids = tokenize(source, "a dog barking in the rain", 512)
+    with torch.inference_mode():
+        found = TextEncoder(source, CPU).encode(ids)
+        reference = T5EncoderModel.from_pretrained(models / "t5").eval()
+        wanted = reference(input_ids=torch.tensor([ids])).last_hidden_state
+    assert found.shape == (1, len(ids), 64)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_the_end_token_closes_every_prompt(models: Path) -> None:
+    source = open_text_encoder(models / "t5", 64)
+    assert tokenize(source, "dog", 512)[-1] == 1
+    assert tokenize(source, "", 512) == [1]
+
+
+def test_512_tokens_fit_and_513_do_not(models: Path) -> None:
+    source = open_text_encoder(models / "t5", 64)
+    prompt = "dog " * 510 + "dog"
+    assert len(tokenize(source, prompt, 512)) == 512
+    with pytest.raises(InvalidInput) as caught:
+        tokenize(source, prompt + " dog", 512)
+    assert caught.value.reason == "PROMPT_TOO_LONG"
+    assert caught.value.numbers == {"token_count": "513", "token_count_max": "512"}
+
+
+@pytest.mark.parametrize("name", [text.CONFIG, text.WEIGHTS, text.TOKENIZER])
+def test_a_missing_file_is_named(copied: Path, name: str) -> None:
+    (copied / name).unlink()
+    with pytest.raises(EngineFault) as caught:
+        open_text_encoder(copied, 64)
+    assert caught.value.reason == "MODEL_MISSING"
+    assert caught.value.numbers["file"] == str(copied / name)
+
+
+def test_another_width_than_the_model_needs_is_corrupt(models: Path) -> None:
+    with pytest.raises(EngineFault) as caught:
+        open_text_encoder(models / "t5", 768)
+    assert caught.value.numbers["expected"] == "768"
+    assert caught.value.numbers["found"] == "64"
+
+
+@pytest.mark.parametrize(("name", "content"), [(text.CONFIG, "{"), (text.CONFIG, "{}")])
+def test_a_config_of_something_else_is_corrupt(copied: Path, name: str, content: str) -> None:
+    (copied / name).write_text(content)
+    with pytest.raises(EngineFault) as caught:
+        open_text_encoder(copied, 64)
+    assert caught.value.reason == "MODEL_CORRUPT"
+
+
+def test_truncated_weights_are_corrupt(copied: Path) -> None:
+    whole = (copied / text.WEIGHTS).read_bytes()
+    (copied / text.WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(EngineFault) as caught:
+        open_text_encoder(copied, 64)
+    assert caught.value.reason == "MODEL_CORRUPT"
+
+
+def test_a_wrong_tensor_is_named_with_both_shapes(copied: Path) -> None:
+    tensors = load_file(copied / text.WEIGHTS)
+    key = "encoder.block.1.layer.1.DenseReluDense.wo.weight"
+    tensors[key] = tensors[key].T.contiguous()
+    save_file(tensors, copied / text.WEIGHTS)
+    with pytest.raises(EngineFault) as caught:
+        open_text_encoder(copied, 64)
+    assert caught.value.numbers["key"] == key
+    assert caught.value.numbers["expected"] == "(64, 128)"
+    assert caught.value.numbers["found"] == "(128, 64)"
+
+
+def test_a_damaged_tokenizer_is_corrupt(copied: Path) -> None:
+    (copied / text.TOKENIZER).write_text(json.dumps({"version": "1.0"}))
+    with pytest.raises(EngineFault) as caught:
+        tokenize(open_text_encoder(copied, 64), "dog", 512)
+    assert caught.value.reason == "MODEL_CORRUPT"
