@@ -125,8 +125,9 @@ def prepare(
 ) -> PreparedFile:
     """Open the prepared file; where it is missing, damaged or of another checkpoint, make it first.
 
-    `key` identifies content and layout. Raises EngineFault DISK_FULL or PREPARED_UNWRITABLE, and
-    whatever the plans' `parts` raise; then no file is left under `path`.
+    `key` identifies content and layout. A file just made replaces those of the same suffix that an
+    earlier content of `source` left in the folder. Raises EngineFault DISK_FULL or
+    PREPARED_UNWRITABLE, and whatever the plans' `parts` raise; then no file is left under `path`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,6 +136,7 @@ def prepare(
             if present is not None:
                 return present
             _write_beside(path, key, plans, source, on_bytes)
+            _drop_outdated(path, source)
     except OSError as error:
         raise EngineFault(
             "PREPARED_UNWRITABLE",
@@ -165,6 +167,16 @@ def _write_beside(
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _drop_outdated(path: Path, source: Path) -> None:
+    """Processes that have an outdated file mapped keep it until they let go."""
+    ending = "".join(path.suffixes)
+    for other in path.parent.glob(f"*{ending}"):
+        with other.open("rb") as file:
+            header = _read_header(file)
+        if other != path and header is not None and header["source"] == str(source):
+            other.unlink(missing_ok=True)
 
 
 def _write_segments(

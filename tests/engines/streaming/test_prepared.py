@@ -88,6 +88,18 @@ def test_another_key_makes_it_anew(tmp_path: Path) -> None:
     assert PreparedFile.open(path, "other") is not None
 
 
+def test_a_new_file_replaces_those_of_the_same_source_and_kind(tmp_path: Path) -> None:
+    old = make(tmp_path / "old.float32.prepared", "old")
+    other_kind = make(tmp_path / "old.bfloat16.prepared", "old")
+    other_source = tmp_path / "other.float32.prepared"
+    prepared.prepare(other_source, "k", two_segments(), Path("elsewhere.pt"), quiet)
+    make(tmp_path / "new.float32.prepared", "new")
+    left = {path.name for path in tmp_path.glob("*.prepared")}
+    assert left == {"new.float32.prepared", "old.bfloat16.prepared", "other.float32.prepared"}
+    assert read(old, "b", "half").tolist() == [1.0, -2.0]  # still mapped
+    assert other_kind.path.exists()
+
+
 @pytest.mark.parametrize("kept", [0, 7, 16, 200, 5000])
 def test_a_truncated_file_is_made_anew(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "x.prepared"
