@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from coscheduler.errors import EngineFault
 log = logging.getLogger(__name__)
 
 CONTROL_BYTES_MAX = 64 * 1024
+GONE_SECONDS_MAX = 2.0
 
 
 @dataclass(eq=False)
@@ -47,6 +49,11 @@ class Child:
     def send(self, request: msg.Request) -> None:
         """Queue a request; a closed pipe shows in `ended`, not here."""
         self.writer.write(msg.encode_request(request))
+
+    async def wait(self) -> int:
+        """The wait status once the process has ended. Being cancelled here changes nothing."""
+        await asyncio.wait({self.ended})
+        return self.ended.result()
 
     def end(self, why: Failure | None = None) -> None:
         """End the process now, if it has not ended; the first reason given is kept."""
@@ -166,26 +173,24 @@ class Children:
 
     def _end(self, pid: int, status: int) -> None:
         child = self._children.pop(pid, None)
-        if child is not None and not child.ended.done():
+        if child is not None:
             child.ended.set_result(status)
             child.writer.close()
 
     async def close(self) -> None:
-        """End the fork server, and with it every child."""
+        """End the fork server and every child; they are gone when this returns."""
         self._is_closing = True
-        if self._process is None:
-            return
-        children = list(self._children.values())
         process, listener = self._process, self._listener
-        for child in children:
+        if process is None or listener is None:
+            return
+        pids = list(self._children)
+        for child in list(self._children.values()):
             child.end()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*(c.ended for c in children)), 5)
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            process.kill()  # it may be in the middle of an import and reap nobody
         await process.wait()
-        if listener is not None:
-            await listener
+        await listener
+        await asyncio.to_thread(_wait_until_gone, pids)
 
 
 async def _receive(loop: asyncio.AbstractEventLoop, control: socket.socket) -> bytes:
@@ -223,6 +228,13 @@ def start_ticks(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return int(text.rpartition(")")[2].split()[19])
+
+
+def _wait_until_gone(pids: list[int]) -> None:
+    """Killed processes need a moment; nobody but init reaps them once the fork server is gone."""
+    deadline = time.monotonic() + GONE_SECONDS_MAX
+    while any(start_ticks(pid) is not None for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def end_leftovers(processes: list[tuple[int, int]]) -> int:

@@ -399,7 +399,7 @@ class Supervisor:
                 self._hear(child, msg.decode_answer(line))
         await asyncio.wait({child.ended}, timeout=PIPE_TO_END_SECONDS)
         child.end(Failure("ENGINE_CRASHED", f"{child.engine} closed its pipe"))
-        status = await child.ended
+        status = await child.wait()
         failure = child.doom or _crash(child.engine, status)
         if self._live.get(child.engine) is child:
             del self._live[child.engine]
@@ -426,7 +426,7 @@ class Supervisor:
         if child is not None:
             child.is_expected_to_end = True
             child.end(why)
-            await child.ended
+            await child.wait()
 
     def _used(self, child: Child) -> int:
         return self._meter.used_bytes(child.pid, child.baseline_bytes)

@@ -52,9 +52,9 @@ def test_children_answer_end_and_are_reaped(tmp_path: Path) -> None:
         assert isinstance(answer, msg.Described)
         assert answer.description.engine is EngineName.ANALYSIS
         os.kill(second.pid, signal.SIGKILL)
-        assert os.waitstatus_to_exitcode(await second.ended) == -signal.SIGKILL
+        assert os.waitstatus_to_exitcode(await second.wait()) == -signal.SIGKILL
         first.writer.close()  # the daemon closes the pipe: the child leaves by itself
-        assert os.waitstatus_to_exitcode(await first.ended) == 0
+        assert os.waitstatus_to_exitcode(await first.wait()) == 0
         await children.close()
 
     run(story())
@@ -79,7 +79,7 @@ def test_when_the_fork_server_dies_its_children_do_and_the_next_spawn_works(tmp_
         children = Children(settings(tmp_path))
         child = await children.spawn(EngineName.ANALYSIS)
         os.kill(children.server_pid, signal.SIGKILL)
-        await child.ended
+        await child.wait()
         assert await asyncio.to_thread(wait_until_dead, [child.pid])
         again = await children.spawn(EngineName.ANALYSIS)
         assert is_alive(again.pid)
