@@ -64,11 +64,9 @@ class AlignerModel:
 
     name: str
     parameter_bytes: int  # float32
-    hidden_dim: int
-    ffn_dim: int
-    head_count: int
     conv_dims: tuple[int, ...]
     conv_strides: tuple[int, ...]
+    has_layer_norms: bool  # after every convolution; otherwise one group norm after the first
 
 
 def read_whisper(folder: Path) -> WhisperModel:
@@ -95,11 +93,9 @@ def read_aligner(folder: Path) -> AlignerModel:
         return AlignerModel(
             name=folder.name,
             parameter_bytes=_parameter_bytes(folder),
-            hidden_dim=int(config["hidden_size"]),
-            ffn_dim=int(config["intermediate_size"]),
-            head_count=int(config["num_attention_heads"]),
             conv_dims=tuple(config["conv_dim"]),
             conv_strides=tuple(config["conv_stride"]),
+            has_layer_norms=config["feat_extract_norm"] == "layer",
         )
     except (KeyError, TypeError, ValueError) as error:
         raise corrupt(path, f"a field is missing or wrong: {error}") from None

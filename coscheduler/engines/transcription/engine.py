@@ -4,6 +4,7 @@ import gc
 import json
 from collections.abc import Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from coscheduler.config import Settings, TranscriptionSettings
@@ -53,6 +54,11 @@ class TranscriptionEngine:
         chosen = self._settings.device
         return "cpu" if chosen.device == "cpu" else f"cuda:{chosen.index}"
 
+    @property
+    def _punkt_dir(self) -> Path:
+        """Where an untrained sentence splitter is put for NLTK, which has none of its own."""
+        return self._settings.data_dir / "punkt"
+
     def describe(self) -> EngineDescription:
         """Options: compute types x batch sizes, from headers and file sizes alone.
 
@@ -72,11 +78,14 @@ class TranscriptionEngine:
         )
 
     def start(self) -> None:
-        """Import WhisperX and run its speech detection once, so that thread pools and what the
-        libraries set up at their first use belong to the context.
+        """Import WhisperX and warm it up, so that thread pools and whatever the libraries set up at
+        their first use belong to the context and not to the first stage.
         """
-        libraries.import_all(self._settings.device.threads)
-        libraries.warm_up(self._device)
+        thread_count = self._settings.device.threads
+        libraries.import_all(thread_count)
+        from coscheduler.engines.transcription.warmup import warm_up  # it needs torch
+
+        warm_up(self._device, thread_count, self._punkt_dir)
         self._give_back()
 
     def load(self, option: Option, on_progress: OnProgress) -> None:
@@ -149,11 +158,7 @@ class TranscriptionEngine:
             name=f"{choice.compute_type}, batch {choice.batch_size}",
             resident=footprint.resident(models, choice.compute_type),
             run=footprint.run_lines(
-                models,
-                choice.compute_type,
-                choice.batch_size,
-                beam_size,
-                -(-self._settings.store.recording_ms_max // 1000),
+                models, self._settings, choice.compute_type, choice.batch_size, beam_size
             ),
             quality_tier=footprint.TIERS[choice.compute_type],
             load_ms=timing.load_ms(models.whisper),
@@ -172,8 +177,7 @@ class TranscriptionEngine:
         if chosen.diarizer:
             diarizer = speakers.load_diarizer(chosen.diarizer, device)
             on_progress(2, steps)
-        punkt_dir = self._settings.data_dir / "punkt"
-        return Loaded(pipeline, diarizer, chosen, choice.batch_size, device, punkt_dir)
+        return Loaded(pipeline, diarizer, chosen, choice.batch_size, device, self._punkt_dir)
 
     def _load_pipeline(self, choice: _Choice) -> Any:
         """WhisperX's pipeline of Whisper and speech detection."""

@@ -23,10 +23,11 @@ RECORDING_BYTES_PER_SECOND = 4 * SAMPLE_RATE_HZ
 TEXT_TOKENS_MAX = 224  # half of the text positions: the other half is kept for a prompt
 
 VAD_WEIGHT_BYTES = 6 * MIB  # of the model that whisperx brings
-VAD_WORKSPACE_BYTES = 88 * MIB  # for speech.WINDOWS_PER_BATCH windows
+VAD_WORKSPACE_BYTES = {"cpu": 48 * MIB, "cuda": 180 * MIB}  # for one batch of its windows
 VAD_BYTES_PER_SECOND = 16 * 1024  # scores, and the frame times of the thresholding
-HEAP_BYTES = 10 * MIB  # freed pages that the C heap keeps between two buffers
-ALIGNER_LIVE_TENSORS = 3  # of the first convolution: its output, the norm's, the activation's
+HEAP_BYTES = 12 * MIB  # freed pages that the C heap keeps, and kernels compiled for new shapes
+# Tensors of the size of the first convolution's output, alive at once, in halves.
+ALIGNER_HALVES, ALIGNER_HALVES_WITH_LAYER_NORMS = 5, 7
 DIARIZER_WORKSPACE_BYTES = 256 * MIB
 CONTEXT_BYTES = {"cpu": 320 * MIB, "cuda": 700 * MIB}
 
@@ -80,11 +81,13 @@ def window_count(duration_ms: int, batch_size: int) -> int:
 
 
 def run_lines(
-    models: Models, compute_type: str, batch_size: int, beam_size: int, seconds_max: int
+    models: Models, settings: Settings, compute_type: str, batch_size: int, beam_size: int
 ) -> tuple[RunLine, ...]:
-    """The lines of every phase; `seconds_max` is the longest recording that is accepted."""
+    """The lines of every phase, up to the longest recording that is accepted."""
+    seconds_max = -(-settings.store.recording_ms_max // 1000)
+    detector = VAD_WORKSPACE_BYTES[settings.device.device] + HEAP_BYTES
     lines = [
-        *_phase("speech", VAD_WORKSPACE_BYTES, seconds_max, VAD_BYTES_PER_SECOND),
+        *_phase("speech", detector, seconds_max, VAD_BYTES_PER_SECOND),
         *_text_phase(models.whisper, compute_type, batch_size, beam_size, seconds_max),
     ]
     for aligner in models.aligners:
@@ -111,10 +114,11 @@ def _text_phase(
     cache = cache_bytes(model, compute_type, beam_size)
     decoder = 4 * model.audio_position_count * model.hidden_dim * activation_bytes(compute_type)
     scratch = max(encoder - cache, decoder)  # the cache is filled when the encoder is done
+    spectra = 2 * 4 * model.mel_count * 2 * model.audio_position_count  # float32, and a copy
     return [
         *_phase("text", HEAP_BYTES, seconds_max),
         _per_window(Line.KV_CACHE, cache, batch_size),
-        _per_window(Line.WORKSPACE, scratch, batch_size),
+        _per_window(Line.WORKSPACE, scratch + spectra, batch_size),
     ]
 
 
@@ -146,7 +150,8 @@ def cache_bytes(model: WhisperModel, compute_type: str, beam_size: int) -> int:
 
 def _words_phase(aligner: AlignerModel, seconds_max: int) -> list[RunLine]:
     frame_hz = SAMPLE_RATE_HZ // aligner.conv_strides[0]
-    per_second = ALIGNER_LIVE_TENSORS * 4 * frame_hz * aligner.conv_dims[0]
+    halves = ALIGNER_HALVES_WITH_LAYER_NORMS if aligner.has_layer_norms else ALIGNER_HALVES
+    per_second = halves * 4 * frame_hz * aligner.conv_dims[0] // 2
     phase = f"words/{aligner.name}"
     return [
         *_phase(phase, HEAP_BYTES, seconds_max),

@@ -13,7 +13,10 @@ from types import ModuleType
 from coscheduler.engines.streaming import heap
 
 # Telemetry of pyannote is on unless this is set before its import; nothing may reach for a hub.
+# oneDNN keeps a compiled kernel for every length of input that it has met, 1024 of them unless told
+# otherwise: every aligned segment has a length of its own, and about 1 MiB would stay of each.
 _ENVIRONMENT = {
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16",
     "PYANNOTE_METRICS_ENABLED": "0",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -37,25 +40,16 @@ def import_all(thread_count: int) -> None:
     """Import everything the engine uses; on return no thread of a telemetry exporter is left."""
     os.environ.update(_ENVIRONMENT)
     heap.fix_thresholds(_HEAP_THRESHOLD_BYTES, _HEAP_THRESHOLD_BYTES)
-    _quieten_loggers()
+    _quieten_whisperx()
     with warnings.catch_warnings():
         # Only recordings in files would need torchcodec; this engine hands over samples.
         warnings.filterwarnings("ignore", message=r"\s*torchcodec is not installed correctly")
         for name in _MODULES:
             importlib.import_module(name)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # it sets INFO when imported
     _go_offline()
     _stop_telemetry()
     module("torch").set_num_threads(thread_count)
-
-
-def warm_up(device: str) -> None:
-    """Detect speech in a little noise and drop the model: LSTM, convolutions, thread pools."""
-    torch = module("torch")
-    vad = module("whisperx.vads").Pyannote(torch.device(device), vad_onset=0.5, vad_offset=0.5)
-    inference = vad.vad_pipeline._segmentation
-    size = inference.model.audio.get_num_samples(inference.duration)
-    noise = torch.rand(2, 1, size, generator=torch.Generator().manual_seed(0))
-    inference.infer(noise)
 
 
 def module(name: str) -> ModuleType:
@@ -63,12 +57,11 @@ def module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def _quieten_loggers() -> None:
+def _quieten_whisperx() -> None:
     """Keep WhisperX's log off stdout: a handler of our own leaves it to the log of the process."""
     whisperx = logging.getLogger("whisperx")
     whisperx.addHandler(logging.NullHandler())
     whisperx.setLevel(logging.ERROR)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
 def _go_offline() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from coscheduler import audio
 from coscheduler.config import TranscriptionSettings
 from coscheduler.engines.base import Slice, StageResult, Task
+from coscheduler.engines.streaming import heap
 from coscheduler.engines.transcription import footprint, speakers, speech, words, writers
 from coscheduler.engines.transcription.libraries import module
 from coscheduler.engines.transcription.speech import SAMPLE_RATE_HZ, Chunk
@@ -66,6 +67,7 @@ class Transcription:
         if not chunks:
             self._notes.append("no speech was found")
             return self._finish({"segments": [], "language": self._parameters.language}, chunks)
+        self._give_back()
         language = self._language(samples)
         segments = yield from self._text(samples, chunks, language)
         result = yield from self._words(samples, segments, language)
@@ -103,11 +105,25 @@ class Transcription:
         return (yield from _relayed(steps, _READ_SHARES, _SPEECH_SHARES, "detecting speech"))
 
     def _language(self, samples: Samples) -> str:
-        self._give_back()
-        if not self._loaded.pipeline.model.model.is_multilingual:
+        """The wanted language, or the one that the model hears in the first window."""
+        whisper = self._loaded.pipeline.model
+        if not whisper.model.is_multilingual:
             return "en"
-        detected: Callable[[Samples], str] = self._loaded.pipeline.detect_language
-        return self._parameters.language or detected(samples)
+        if self._parameters.language:
+            return self._parameters.language
+        window = samples[: footprint.WINDOW_SECONDS * SAMPLE_RATE_HZ]
+        found = whisper.model.detect_language(whisper.encode(self._spectra([window])))
+        token: str = found[0][0][0]
+        return token.removeprefix("<|").removesuffix("|>")
+
+    def _spectra(self, windows: list[Samples]) -> Any:
+        """Mel spectra of windows of up to 30 s: torch float32 [windows, mels, frames]."""
+        preprocess = self._loaded.pipeline.preprocess
+        spectra = [preprocess({"inputs": window})["inputs"] for window in windows]
+        stacked = module("torch").stack(spectra)
+        del spectra
+        heap.trim()  # the short-time spectra are done with, and the encoder wants much
+        return stacked
 
     def _text(
         self, samples: Samples, chunks: list[Chunk], language: str
@@ -130,10 +146,8 @@ class Transcription:
     def _batch(self, samples: Samples, chunks: list[Chunk], tokenizer: Any) -> Transcript:
         """Text of some chunks at once, as WhisperX's segments."""
         pipeline = self._loaded.pipeline
-        mels = [pipeline.preprocess({"inputs": _cut(samples, chunk)})["inputs"] for chunk in chunks]
-        said = pipeline.model.generate_segment_batched(
-            module("torch").stack(mels), tokenizer, pipeline.options
-        )
+        spectra = self._spectra([_cut(samples, chunk) for chunk in chunks])
+        said = pipeline.model.generate_segment_batched(spectra, tokenizer, pipeline.options)
         return [
             {
                 "text": text,

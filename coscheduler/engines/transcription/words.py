@@ -14,6 +14,8 @@ from coscheduler.engines.transcription.libraries import module
 # A sentence splitter without parameters: no known abbreviations, so sentences end at full stops.
 _PUNKT_FILES = ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt")
 
+Samples = NDArray[np.float32]
+
 
 @dataclass(frozen=True)
 class Aligner:
@@ -23,7 +25,7 @@ class Aligner:
     metadata: Mapping[str, Any]
     device: str
 
-    def align(self, segment: dict[str, Any], samples: NDArray[np.float32]) -> list[dict[str, Any]]:
+    def align(self, segment: dict[str, Any], samples: Samples) -> list[dict[str, Any]]:
         """Split one segment of text into sentences with the times of their words.
 
         `samples` is the whole recording, float32 [N] at 16 kHz.
