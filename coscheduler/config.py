@@ -15,6 +15,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 from coscheduler.errors import InvalidInput
 
 Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
@@ -48,7 +49,7 @@ class DeviceSettings(_Section):
     """The memory that is shared out. `memory_cap` 0 means: all that the device has."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    index: Annotated[int, Field(ge=0)] = 0
+    index: NonNegative = 0
     memory_cap: ByteSize = ByteSize(0)
     headroom: ByteSize = ByteSize(256 * MIB)
     compute_slots: Positive = 2
@@ -61,9 +62,19 @@ class SchedulingSettings(_Section):
 
     queue_max: Positive = 256
     attempts_max: Positive = 3
-    preempts_max: Annotated[int, Field(ge=0)] = 8  # times a stage may be stopped for a higher class
+    preempts_max: NonNegative = 8  # times a stage may be stopped for a higher class
     ageing_ms: Positive = 60_000  # one class step is worth this much waiting
     keep_alive_ms: Positive = 300_000
+    group_ms_max: NonNegative = (
+        10_000  # work for an engine in memory may delay its eviction so long
+    )
+    resident_ms_min: NonNegative = (
+        2_000  # a lower class leaves what a higher one used alone so long
+    )
+    oom_steps_max: NonNegative = 4  # times a stage may run out of memory and try a smaller option
+    oom_memory_ms: Positive = 600_000  # what ran out of memory is taken to need more for so long
+    peak_tolerance: ByteSize = ByteSize(16 * MIB)  # measured above predicted: more is learned
+    capacity_grow_ms: NonNegative = 5_000  # memory that others gave back must stay free for so long
     release_ms_max: Positive = 5_000
     cancel_ms_max: Positive = 10_000
     start_ms_max: Positive = 120_000

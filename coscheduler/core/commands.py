@@ -16,7 +16,9 @@ from coscheduler.core.model import EngineName
 
 @dataclass(frozen=True)
 class Load:
-    """Start the engine's process if need be, then load it with this option, for this job."""
+    """Start the engine's process if need be, then load it with this option, for this job ("": for
+    none, somebody asked for it).
+    """
 
     engine: EngineName
     option: str

@@ -4,104 +4,42 @@ A turn, in this order (the numbers are repeated in the code):
 
     1. its input is not there, or a job before it wants the engine   -> Wait
     2. the engine is not configured or unusable                      -> GiveUp
-    3. the engine is busy                                            -> Wait; preempt a lower class
-    4. nothing ever fits (the budget shrank)                         -> GiveUp
-    5. the engine is loaded at another quality                       -> Wait; unload it
-    6. no compute slot is free                                       -> Wait; pause a lower class
-    7. it is loaded as needed and the bytes of the run are there     -> Go, else make room
-    8. there is a plan that evicts nobody                            -> Bring
-    9. there is a plan that evicts idle engines                      -> Wait; evict them
-    10. there is one if jobs of a lower class stop                   -> Wait; preempt them
-    11. there is none: busy engines hold the bytes                   -> Wait
+    3. the engine is busy, or leased to another job                  -> Wait; preempt a lower class
+    4. nothing that is good enough ever fits the budget              -> GiveUp
+    5. it would fit if other programs held less                      -> Wait
+    6. the engine is loaded at another quality                       -> Wait; unload it
+    7. no compute slot is free                                       -> Wait; pause a lower class
+    8. it is loaded as needed and the bytes of the run are there     -> Go, else make room
+    9. there is a plan that evicts nobody                            -> Bring
+    10. there is a plan that evicts idle engines                     -> Wait; evict them
+        ... but one of them has other work first, for a while        -> Wait; hold
+    11. there is one if jobs of a lower class stop                   -> Wait; preempt them
+    12. there is none: busy engines hold the bytes                   -> Wait
 
 A job gives way only to one of a higher class that also ranks before it: ageing protects it in the
 end, and so does `preempts_max`, since stopping (not pausing) may cost work.
+
+Three rules keep engines from being carried in and out for nothing. A freshly loaded engine is
+leased to the job that it was loaded for. What a higher class used last is kept for
+`resident_ms_min` before a lower class may evict it. And an engine in memory does other waiting work
+of the same or a higher class before it is evicted, for at most `group_ms_max`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from coscheduler.core import planner
 from coscheduler.core.engine_state import BUSY, EngineState, Limits, Phase
+from coscheduler.core.intents import Bring, GiveUp, Go, GoOn, Intent, Turn, Wait
 from coscheduler.core.jobs import JobBook, current_index
 from coscheduler.core.ledger import Ledger, Part
-from coscheduler.core.model import (
-    ENGINE_OF,
-    EngineName,
-    Failure,
-    Job,
-    LineBytes,
-    Option,
-    Stage,
-    StageState,
-)
+from coscheduler.core.model import ENGINE_OF, EngineName, Job, Option, StageState, total_bytes
 from coscheduler.core.policy import rank_key
+from coscheduler.core.refusals import misfit, not_configured
 
 RESTART_MS = 1000  # what stopping a process costs beside the reload
-
-
-@dataclass(frozen=True)
-class Go:
-    """Run on the loaded engine, with these lines charged."""
-
-    lines: tuple[LineBytes, ...]
-
-
-@dataclass(frozen=True)
-class GoOn:
-    """Resume the paused stage."""
-
-
-@dataclass(frozen=True)
-class Bring:
-    """Load the engine with this option."""
-
-    option: Option
-
-
-@dataclass(frozen=True)
-class GiveUp:
-    """The job can never run."""
-
-    failure: Failure
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Not now, for `reason`; `needed_bytes` > 0 when it is memory. The rest sets things in motion:
-    engines to unload, to stop, whose stage to pause, whose stage to end and put back.
-    """
-
-    reason: str
-    needed_bytes: int = 0
-    unload: tuple[EngineName, ...] = ()
-    stop: tuple[EngineName, ...] = ()
-    pause: tuple[EngineName, ...] = ()
-    preempt: tuple[EngineName, ...] = ()
-
-
-Intent = Go | GoOn | Bring | GiveUp | Wait
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A job's turn: the engines that those before it want, and the bytes that a waiting head
-    leaves over (None: there is no such head).
-    """
-
-    job: Job
-    claimed: frozenset[EngineName]
-    spare_bytes: int | None
-
-    @property
-    def stage(self) -> Stage:
-        """The stage that is at work or next."""
-        return self.job.stages[current_index(self.job)]
-
-    @property
-    def engine(self) -> EngineName:
-        """The engine of that stage."""
-        return ENGINE_OF[self.stage.kind]
+WISHED_DURATION_MS = 60_000  # of the recording that a load without a job gets ready for
+KEEP_LOADS = 3  # what a higher class used is kept for at least so many times its load
 
 
 class Decider:
@@ -126,19 +64,25 @@ class Decider:
             return self._consider_paused(turn)
         if not stage.input.artifact:  # 1
             return Wait(f"the {stage.input.role} of {stage.input.job}")
-        if engine in turn.claimed:
-            return Wait(f"{engine} is wanted by a job that comes first")
         state = self._engines.get(engine)
+        is_leased = state is not None and state.leased_to == turn.job.name
+        if engine in turn.claimed and not is_leased:
+            return Wait(f"{engine} is wanted by a job that comes first")
         if state is None:  # 2
             return GiveUp(not_configured(stage))
         if state.failure is not None:
             return GiveUp(state.failure)
         if state.description is None:
             return Wait(f"{engine} is starting")
-        if state.phase in BUSY or state.phase is Phase.PAUSED:  # 3
-            preempt = (engine,) if self._may_preempt(turn.job, state) else ()
-            return Wait(f"{engine} is {state.phase} {state.job}".rstrip(), preempt=preempt)
-        return self._consider_memory(turn, state)
+        return self._busy(turn, state) or self._consider_memory(turn, state)
+
+    def _busy(self, turn: Turn, state: EngineState) -> Wait | None:  # 3
+        if state.phase in BUSY or state.phase is Phase.PAUSED:
+            preempt = (state.name,) if self._may_preempt(turn.job, state) else ()
+            return Wait(f"{state.name} is {state.phase} {state.job}".rstrip(), preempt=preempt)
+        if self._is_leased_from(turn.job, state):
+            return Wait(f"{state.name} was loaded for {state.leased_to}, which goes first")
+        return None
 
     def _consider_paused(self, turn: Turn) -> Intent:
         if self._engines[turn.engine].asked == "preempt":
@@ -146,17 +90,22 @@ class Decider:
         return self._wait_for_slot(turn) or GoOn()
 
     def _consider_memory(self, turn: Turn, state: EngineState) -> Intent:
-        duration_ms, capacity = turn.stage.duration_ms, self._ledger.capacity_bytes
+        duration_ms, quality_min = turn.stage.duration_ms, turn.job.quality_min
+        capacity = self._ledger.capacity_bytes
+        failure = misfit(state, duration_ms, quality_min, self._ledger.budget_bytes)
+        if failure is not None:  # 4
+            return GiveUp(failure)
+        if misfit(state, duration_ms, quality_min, capacity) is not None:  # 5
+            return Wait(f"other programs to give memory back: {capacity} bytes are left")
         tier = planner.best_tier(state.options(), duration_ms, state.context_bytes, capacity)
-        if tier is None:  # 4
-            return GiveUp(never_fits(state, duration_ms, capacity))
+        assert tier is not None
         if state.phase is Phase.LOADED and state.option is not None:
-            if state.option.quality_tier != tier:  # 5
+            if state.option.quality_tier != tier:  # 6
                 return Wait(f"{state.name} to be loaded at another quality", unload=(state.name,))
             return self._wait_for_slot(turn) or self._run_or_make_room(turn, state)
         return self._load_or_make_room(turn, state, tier)
 
-    def _wait_for_slot(self, turn: Turn) -> Wait | None:  # 6
+    def _wait_for_slot(self, turn: Turn) -> Wait | None:  # 7
         running = [s for s in self._engines.values() if s.phase is Phase.RUNNING]
         if len(running) < self._limits.compute_slots:
             return None
@@ -167,12 +116,14 @@ class Decider:
         slots = self._limits.compute_slots
         return Wait(f"a compute slot: {len(running)} of {slots} are busy", pause=pause)
 
-    def _run_or_make_room(self, turn: Turn, state: EngineState) -> Intent:  # 7
-        assert state.option is not None
-        option, duration_ms = state.option, turn.stage.duration_ms
+    def _run_or_make_room(self, turn: Turn, state: EngineState) -> Intent:  # 8
+        option, duration_ms = state.loaded_option(), turn.stage.duration_ms
+        assert option is not None
+        if state.leased_to == turn.job.name:
+            return Go(self._ledger.entries()[state.name, Part.RUN].lines)
         lines = option.run_lines(duration_ms)
-        needed = sum(entry.bytes for entry in lines)
-        free = self._room(turn).free_bytes
+        needed, free = total_bytes(lines), self._room(turn).free_bytes
+        free += self._ledger.bytes_of(state.name, Part.RUN)  # of a lease that gives way
         if needed <= free:
             return Go(lines)
         wait = Wait(f"memory: {needed} bytes to run, {free} free", needed)
@@ -200,37 +151,76 @@ class Decider:
         duration_ms, options = turn.stage.duration_ms, state.options()
         request = planner.Request(options, duration_ms, context_bytes, needs_process=is_new)
         plan = planner.plan(request, tier, self._room(turn))
-        if plan is not None and not plan.unload and not plan.stop:  # 8
+        if plan is not None and not plan.unload and not plan.stop:  # 9
             if self._limits.serial_loads and self._is_loading():
                 return Wait("another load to end", _needed(request, plan.option))
             return Bring(plan.option)
         of_tier = [option for option in options if option.quality_tier == tier]
         needed = planner.least_bytes(of_tier, duration_ms, context_bytes)
-        free = self._ledger.free_bytes
-        wait = Wait(f"memory: {needed} bytes needed, {free} free", needed)
-        return self._make_room(turn, request, tier, wait)
+        room = self._room(turn)
+        reason = f"memory: {needed} bytes needed, {self._ledger.free_bytes} free"
+        if is_new and room.processes_free <= 0:
+            reason = f"a process to end: {self._limits.processes_max} may hold a context"
+        return self._make_room(turn, request, tier, Wait(reason, needed))
 
     def _make_room(
         self, turn: Turn, request: planner.Request, tier: int, wait: Wait
-    ) -> Wait:  # 9, 10, 11
+    ) -> Wait:  # 10, 11, 12
         """`wait`, with the evictions or preemptions that would end it; itself without any."""
         if turn.spare_bytes is not None:
             return wait
         plan = planner.plan(request, tier, self._room(turn))
         if plan is not None:
             needed = _needed(request, plan.option)
-            who = ", ".join(plan.unload + plan.stop)
+            victims = plan.unload + plan.stop
+            if hold := tuple(name for name in victims if self._has_other_work(turn.job, name)):
+                return Wait(f"{', '.join(hold)} to do other work first", needed, hold=hold)
+            who = ", ".join(victims)
             return Wait(f"{who} to give way", needed, unload=plan.unload, stop=plan.stop)
         plan = planner.plan(request, tier, self._room(turn, with_lower_classes=True))
         if plan is None:
-            return wait
-        victims = (self._engines[name] for name in plan.unload + plan.stop)
-        return replace(wait, preempt=tuple(s.name for s in victims if not s.is_idle))
+            return self._explained(turn, wait)
+        victims_at_work = (self._engines[name] for name in plan.unload + plan.stop)
+        return replace(wait, preempt=tuple(s.name for s in victims_at_work if not s.is_idle))
+
+    def _explained(self, turn: Turn, wait: Wait) -> Wait:
+        """The same, with the idle engines that may not be evicted."""
+        others = [state for state in self._engines.values() if state.is_idle]
+        why = [f"{s.name} is pinned" for s in others if s.is_pinned]
+        why += [f"{s.name} is kept a little" for s in others if self._is_kept_from(turn.job, s)]
+        return replace(wait, reason="; ".join([wait.reason, *why]))
+
+    def _has_other_work(self, job: Job, name: EngineName) -> bool:
+        """Could a waiting job, of no lower class, run on the victim at once, in the time left?"""
+        state, now_ms = self._engines[name], self._jobs.now_ms
+        since_ms = state.held_since_ms if state.held_for else now_ms
+        option = state.loaded_option()
+        if option is None or now_ms - since_ms >= self._limits.group_ms_max:
+            return False
+        free = self._ledger.free_bytes
+        return any(
+            total_bytes(option.run_lines(other.stages[current_index(other)].duration_ms)) <= free
+            for other in self._jobs.all()
+            if other.name != job.name and other.priority >= job.priority
+            if self._wants(other, state)
+        )
+
+    def _wants(self, job: Job, state: EngineState) -> bool:
+        """Is the job's current stage ready for the engine as it is loaded?"""
+        stage = job.stages[current_index(job)]
+        if ENGINE_OF[stage.kind] is not state.name or not stage.input.artifact:
+            return False
+        if not self._jobs.is_pending(job.name) or state.option is None:
+            return False
+        tier = planner.best_tier(
+            state.options(), stage.duration_ms, state.context_bytes, self._ledger.capacity_bytes
+        )
+        return state.option.quality_tier == tier
 
     def _room(self, turn: Turn, with_lower_classes: bool = False) -> planner.Room:
         """What the turn may plan with: behind a waiting head only spare bytes, and no evictions."""
         free = self._ledger.free_bytes
-        if turn.spare_bytes is not None:
+        if turn.spare_bytes is not None and turn.engine not in turn.held:
             free = max(0, min(free, turn.spare_bytes))
         processes = sum(self._ledger.bytes_of(name, Part.CONTEXT) > 0 for name in self._engines)
         tenants = () if turn.spare_bytes is not None else self._tenants(turn, with_lower_classes)
@@ -238,18 +228,81 @@ class Decider:
 
     def _tenants(self, turn: Turn, with_lower_classes: bool) -> tuple[planner.Tenant, ...]:
         return tuple(
-            planner.Tenant(
-                other.name,
-                self._ledger.bytes_of(other.name, Part.RESIDENT, Part.SLACK, Part.RUN),
-                self._ledger.bytes_of(other.name, Part.CONTEXT),
-                other.option.load_ms if other.option else 0,
-                RESTART_MS,
-            )
+            self._tenant(other)
             for other in self._engines.values()
             if other.name is not turn.engine and not other.is_pinned
-            if (other.is_idle and other.name not in turn.claimed)
+            if self._is_evictable(turn, other)
             or (with_lower_classes and self._may_preempt(turn.job, other))
         )
+
+    def _is_evictable(self, turn: Turn, state: EngineState) -> bool:
+        return (
+            state.is_idle
+            and state.name not in turn.claimed
+            and not self._is_leased_from(turn.job, state)
+            and not self._is_kept_from(turn.job, state)
+        )
+
+    def _tenant(self, state: EngineState) -> planner.Tenant:
+        return planner.Tenant(
+            state.name,
+            self._ledger.bytes_of(state.name, Part.RESIDENT, Part.SLACK, Part.RUN),
+            self._ledger.bytes_of(state.name, Part.CONTEXT),
+            state.option.load_ms if state.option else 0,
+            RESTART_MS,
+        )
+
+    def _is_leased_from(self, job: Job, state: EngineState) -> bool:
+        """Was the engine loaded for another job, which `job` may not push aside?"""
+        if not state.leased_to or state.leased_to == job.name:
+            return False
+        return not self._outranks(job, self._jobs[state.leased_to])
+
+    def _is_kept_from(self, job: Job, state: EngineState) -> bool:
+        """Did a higher class use it a moment ago?"""
+        return job.priority < state.used_by and self._jobs.now_ms < kept_until_ms(
+            state, self._limits
+        )
+
+    # ---- a load that somebody asked for --------------------------------------------------------
+
+    def consider_wish(
+        self, state: EngineState, claimed: frozenset[EngineName], spare_bytes: int | None
+    ) -> Bring | Wait:
+        """What may be done for the load that somebody asked for, after all jobs had their turn."""
+        if state.description is None or state.phase in BUSY or state.phase is Phase.PAUSED:
+            return Wait(f"{state.name} is {state.phase}")
+        if state.phase is Phase.LOADED:
+            unload = () if state.name in claimed or state.leased_to else (state.name,)
+            return Wait("another option of it is in memory", unload=unload)
+        is_new = state.phase is Phase.STOPPED
+        context_bytes = state.context_bytes if is_new else 0
+        options = wished_options(state, self._ledger.capacity_bytes)
+        if not options:
+            return Wait("it does not fit into the memory that other programs leave")
+        request = planner.Request(options, WISHED_DURATION_MS, context_bytes, needs_process=is_new)
+        plan = planner.plan(request, options[0].quality_tier, self._room_for_wish(state, claimed))
+        if plan is None or spare_bytes is not None:
+            return Wait(f"memory: {self._ledger.free_bytes} bytes are free")
+        if plan.unload or plan.stop:
+            who = ", ".join(plan.unload + plan.stop)
+            return Wait(f"{who} to give way", unload=plan.unload, stop=plan.stop)
+        if self._limits.serial_loads and self._is_loading():
+            return Wait("another load to end")
+        return Bring(plan.option)
+
+    def _room_for_wish(self, state: EngineState, claimed: frozenset[EngineName]) -> planner.Room:
+        processes = sum(self._ledger.bytes_of(name, Part.CONTEXT) > 0 for name in self._engines)
+        tenants = tuple(
+            self._tenant(other)
+            for other in self._engines.values()
+            if other.name is not state.name and other.is_idle and not other.is_pinned
+            if other.name not in claimed and not other.leased_to and other.wish is None
+        )
+        free = self._ledger.free_bytes
+        return planner.Room(free, tenants, self._limits.processes_max - processes)
+
+    # ---- who gives way -------------------------------------------------------------------------
 
     def _may_preempt(self, job: Job, state: EngineState) -> bool:
         """May `job` end the stage that runs or is paused there? Its work may be lost: bounded."""
@@ -260,10 +313,13 @@ class Decider:
         return stage.preempt_count < self._limits.preempts_max
 
     def _gives_way(self, job: Job, state: EngineState) -> bool:
-        """Does the job at work there have a lower class than `job`, and rank after it?"""
+        """Does the job at work there give way to `job`?"""
         if state.phase not in (Phase.RUNNING, Phase.PAUSED) or state.job not in self._jobs:
             return False
-        other = self._jobs[state.job]
+        return self._outranks(job, self._jobs[state.job])
+
+    def _outranks(self, job: Job, other: Job) -> bool:
+        """Has `job` a higher class, and does it rank before the other?"""
         return job.priority > other.priority and rank_key(
             job, self._limits.ageing_ms
         ) < self._rank_key(other.name)
@@ -275,26 +331,27 @@ class Decider:
         return any(state.phase is Phase.LOADING for state in self._engines.values())
 
 
-def not_configured(stage: Stage) -> Failure:
-    """The config has no section for the stage's engine."""
-    engine = ENGINE_OF[stage.kind]
-    return Failure(
-        "ENGINE_NOT_CONFIGURED",
-        f"stage {stage.kind} needs the {engine} engine, which the config does not have; add a "
-        f"[{engine}] section",
-        (("engine", str(engine)),),
-    )
+def kept_until_ms(state: EngineState, limits: Limits) -> int:
+    """Until when an idle engine is kept from classes below the one that used it last."""
+    if state.option is None or state.phase is not Phase.LOADED:
+        return 0
+    keep_ms = max(limits.resident_ms_min, KEEP_LOADS * state.option.load_ms)
+    return state.since_ms + min(keep_ms, limits.keep_alive_ms)
 
 
-def never_fits(state: EngineState, duration_ms: int, capacity_bytes: int) -> Failure:
-    """No option fits into the whole budget: the numbers to tell."""
-    required = planner.least_bytes(state.options(), duration_ms, state.context_bytes)
-    return Failure(
-        "NEVER_FITS",
-        f"{state.name} needs at least {required} bytes for this recording and the whole budget is "
-        f"{capacity_bytes}; raise memory_cap, or configure a smaller model",
-        (("required_bytes", str(required)), ("available_bytes", str(capacity_bytes))),
-    )
+def wished_options(state: EngineState, capacity_bytes: int) -> list[Option]:
+    """The options that would do for the load that was asked for: the one that was named, or those
+    of the best quality that fits.
+    """
+    fitting = [
+        option
+        for option in state.options()
+        if planner.fits_alone(option, WISHED_DURATION_MS, state.context_bytes, capacity_bytes)
+    ]
+    if state.wish:
+        return [option for option in fitting if option.name == state.wish]
+    best = min((option.quality_tier for option in fitting), default=0)
+    return [option for option in fitting if option.quality_tier == best]
 
 
 def _needed(request: planner.Request, option: Option) -> int:

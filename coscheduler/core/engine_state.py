@@ -3,14 +3,8 @@
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from coscheduler.core.model import (
-    EngineDescription,
-    EngineName,
-    Failure,
-    Line,
-    LineBytes,
-    Option,
-)
+from coscheduler.core.learning import Learned
+from coscheduler.core.model import EngineDescription, EngineName, Failure, Option, Priority
 
 
 class Phase(StrEnum):
@@ -44,8 +38,15 @@ class EngineState:
     job: str = ""  # that it loads for or runs
     since_ms: int = 0
     asked: str = ""  # "pause" or "preempt": asked of the running stage, not answered yet
+    leased_to: str = ""  # the job that it was loaded for, until that has run
+    used_by: Priority = Priority.BATCH  # class of the stage that it ran last
+    held_for: str = ""  # the job whose eviction waits while this engine does its other work
+    held_since_ms: int = 0
     is_pinned: bool = False  # somebody wants it to stay in memory
-    overhead_bytes: dict[str, int] = field(default_factory=dict)  # by option, learned from loads
+    is_leaving: bool = False  # somebody wants it gone: it ends as soon as it is idle
+    wish: str | None = None  # the option that somebody wants loaded without a job; "" is any
+    note: str = ""  # what became of that wish, or what it waits for
+    learned: Learned = field(default_factory=Learned)
 
     @property
     def is_idle(self) -> bool:
@@ -53,14 +54,20 @@ class EngineState:
         return self.phase in (Phase.LOADED, Phase.STARTED)
 
     def options(self) -> tuple[Option, ...]:
-        """Its options, each with what loading it was found to take on top of the prediction."""
+        """Its options, each with what it was found to take on top of the prediction."""
         assert self.description is not None
-        return tuple(self._corrected(option) for option in self.description.options)
+        return tuple(self.learned.corrected(option) for option in self.description.options)
 
-    def _corrected(self, option: Option) -> Option:
-        extra = self.overhead_bytes.get(option.name, 0)
-        slack = (LineBytes(Line.SLACK, extra),) if extra else ()
-        return replace(option, resident=(*option.resident, *slack))
+    def loaded_option(self) -> Option | None:
+        """The option that is in memory, with what was learned since it was loaded."""
+        if self.option is None or self.description is None:
+            return self.option
+        same = (option for option in self.options() if option.name == self.option.name)
+        return next(same, self.option)
+
+    def copy(self) -> "EngineState":
+        """One that can be changed without changing this one."""
+        return replace(self, learned=self.learned.copy())
 
 
 @dataclass(frozen=True)
@@ -75,3 +82,8 @@ class Limits:
     compute_slots: int
     processes_max: int
     serial_loads: bool
+    group_ms_max: int
+    resident_ms_min: int
+    oom_steps_max: int
+    oom_memory_ms: int
+    peak_tolerance_bytes: int

@@ -117,9 +117,14 @@ class EngineDied:
 
 @dataclass(frozen=True)
 class CapacityChanged:
-    """The budget is another now: other programs took or gave back memory, or somebody set it."""
+    """The budget is another now: other programs took or gave back memory, or somebody set it.
+
+    `budget_bytes` is what the capacity would be if no other program used the device; None: the
+    same. What fits into it waits; what does not is refused.
+    """
 
     capacity_bytes: int
+    budget_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,34 @@ class Ticked:
 @dataclass(frozen=True)
 class DrainRequested:
     """Start nothing any more; what runs may end."""
+
+
+@dataclass(frozen=True)
+class DrainEnded:
+    """Start things again."""
+
+
+@dataclass(frozen=True)
+class LoadRequested:
+    """Somebody wants an engine in memory before any job does. `option` "": the best that fits."""
+
+    engine: EngineName
+    option: str = ""
+
+
+@dataclass(frozen=True)
+class UnloadRequested:
+    """Somebody wants an engine's memory back, context included, as soon as it is idle."""
+
+    engine: EngineName
+
+
+@dataclass(frozen=True)
+class PinRequested:
+    """Somebody wants an engine to stay in memory once it is there, or no longer."""
+
+    engine: EngineName
+    is_pinned: bool
 
 
 Event = (
@@ -149,4 +182,8 @@ Event = (
     | CapacityChanged
     | Ticked
     | DrainRequested
+    | DrainEnded
+    | LoadRequested
+    | UnloadRequested
+    | PinRequested
 )

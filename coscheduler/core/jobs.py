@@ -47,6 +47,15 @@ class JobBook:
         """Every unfinished job, in the order of arrival in the book."""
         return tuple(self._jobs.values())
 
+    def restore(self, jobs: tuple[Job, ...]) -> None:
+        """Take over unfinished jobs in place of one's own, as they are."""
+        self._jobs = {job.name: job for job in jobs}
+
+    def is_pending(self, name: str) -> bool:
+        """Whether the job is unfinished and its current stage waits to be started."""
+        job = self._jobs.get(name)
+        return job is not None and job.stages[current_index(job)].state is StageState.PENDING
+
     def take_changed(self) -> tuple[Job, ...]:
         """The records that changed since the last call, each in its newest form."""
         changed, self._changed = tuple(self._changed.values()), {}
@@ -108,6 +117,25 @@ class JobBook:
         stage = self._jobs[name].stages[current_index(self._jobs[name])]
         self.set_current(name, state=StageState.PENDING, preempt_count=stage.preempt_count + 1)
 
+    def step_down(self, name: str, failure: Failure, steps_max: int, count: bool) -> None:
+        """The current stage ran out of memory: try again, a bounded number of times, with what is
+        known now. `count` as in `fail_attempt`.
+        """
+        job = self._jobs[name]
+        if job.state is JobState.CANCELLING:
+            self.stop(name)
+            return
+        stage = job.stages[current_index(job)]
+        if stage.oom_count >= steps_max:
+            self.fail(name, failure)
+            return
+        self.set_current(
+            name,
+            state=StageState.PENDING,
+            attempt_count=stage.attempt_count + int(count),
+            oom_count=stage.oom_count + 1,
+        )
+
     def fail(self, name: str, failure: Failure) -> None:
         """The job cannot be done."""
         self.set_current(name, state=StageState.FAILED, failure=failure)
@@ -128,7 +156,8 @@ class JobBook:
         index = current_index(job)
         attempts = job.stages[index].attempt_count + int(count)
         self.set_stage(name, index, state=StageState.PENDING, attempt_count=attempts)
-        failures = attempts - job.stages[index].preempt_count
+        stage = job.stages[index]
+        failures = attempts - stage.preempt_count - stage.oom_count
         if retryable and failures < self._attempts_max:
             self.note_wait(name, f"attempt {attempts} failed: {failure.reason}: {failure.message}")
         else:

@@ -54,12 +54,18 @@ class Ledger:
 
     def __init__(self, capacity_bytes: int) -> None:
         self._capacity_bytes = capacity_bytes
+        self._budget_bytes = capacity_bytes
         self._reservations: dict[Key, Reservation] = {}
 
     @property
     def capacity_bytes(self) -> int:
         """What may be given out in all."""
         return self._capacity_bytes
+
+    @property
+    def budget_bytes(self) -> int:
+        """What the capacity would be if no other program used the device."""
+        return self._budget_bytes
 
     @property
     def used_bytes(self) -> int:
@@ -132,9 +138,16 @@ class Ledger:
         ]
         return sum(self._reservations.pop(key).bytes for key in keys)
 
-    def set_capacity(self, capacity_bytes: int) -> None:
-        """Another budget. It may be below what is used: then nothing more is given out."""
+    def set_capacity(self, capacity_bytes: int, budget_bytes: int | None = None) -> None:
+        """Another capacity, and what it would be without other programs (None: the same). It may be
+        below what is used: then nothing more is given out.
+        """
         self._capacity_bytes = capacity_bytes
+        self._budget_bytes = max(capacity_bytes, budget_bytes or 0)
+
+    def restore(self, entries: dict[Key, Reservation]) -> None:
+        """Take over all reservations of another ledger in place of one's own, as they are."""
+        self._reservations = dict(entries)
 
     def _check_room(self, key: Key, growth_bytes: int) -> None:
         if growth_bytes > self._capacity_bytes - self.used_bytes and growth_bytes > 0:

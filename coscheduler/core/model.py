@@ -220,6 +220,7 @@ class Stage:
     state: StageState = StageState.PENDING
     attempt_count: int = 0
     preempt_count: int = 0  # attempts that gave way to a job of a higher class
+    oom_count: int = 0  # attempts that ran out of memory: steps down the ladder
     ready_ms: int = 0  # when its input was there
     wait_ms: int = 0
     load_ms: int = 0
@@ -248,6 +249,8 @@ class Job:
     state: JobState = JobState.QUEUED
     finished_ms: int = 0
     failure: Failure | None = None
+    quality_min: int | None = None  # the worst quality tier that will do; None: any
+    deadline_ms: int | None = None  # when it should be done; it is told, not enforced
 
     @property
     def engines(self) -> tuple[EngineName, ...]:

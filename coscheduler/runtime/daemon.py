@@ -106,6 +106,11 @@ def _make_scheduler(settings: Settings, meter: Meter) -> Scheduler:
         compute_slots=device.compute_slots,
         processes_max=device.gpu_processes_max,
         serial_loads=device.device == "cuda",  # NVML differences need one change at a time
+        group_ms_max=scheduling.group_ms_max,
+        resident_ms_min=scheduling.resident_ms_min,
+        oom_steps_max=scheduling.oom_steps_max,
+        oom_memory_ms=scheduling.oom_memory_ms,
+        peak_tolerance_bytes=int(scheduling.peak_tolerance),
     )
     capacity = capacity_bytes(device, total, used)
     return Scheduler(capacity, configured_engines(settings), limits)

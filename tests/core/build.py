@@ -26,6 +26,11 @@ LIMITS = Limits(
     compute_slots=3,
     processes_max=3,
     serial_loads=False,
+    group_ms_max=0,
+    resident_ms_min=0,
+    oom_steps_max=4,
+    oom_memory_ms=600_000,
+    peak_tolerance_bytes=0,
 )
 
 S, T, A = EngineName.SEPARATION, EngineName.TRANSCRIPTION, EngineName.ANALYSIS

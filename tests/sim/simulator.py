@@ -83,6 +83,11 @@ class World:
             compute_slots=self.random.randint(1, 3),
             processes_max=self.random.randint(1, 3),
             serial_loads=self.random.random() < 0.3,
+            group_ms_max=self.random.choice((0, 5_000)),
+            resident_ms_min=self.random.choice((0, 2_000)),
+            oom_steps_max=4,
+            oom_memory_ms=60_000,
+            peak_tolerance_bytes=0,
         )
         self.descriptions = {engine: self._describe(engine) for engine in EngineName}
         self.devices = {engine: Device() for engine in EngineName}
@@ -146,9 +151,14 @@ class World:
 
     def run(self, steps_max: int = 20_000) -> None:
         for _ in range(steps_max):
+            if not self.timeline and not self.scheduler.jobs:
+                return
+            wakeup_ms = self.scheduler.next_wakeup_ms
+            if wakeup_ms is not None and (not self.timeline or wakeup_ms < self.timeline[0][0]):
+                self.now_ms = wakeup_ms
+                self._happen(ev.Ticked())
+                continue
             if not self.timeline:
-                if not self.scheduler.jobs:
-                    return
                 raise AssertionError(f"stuck at {self.now_ms} with {self.scheduler.jobs}")
             self.now_ms, _, event, generation = heapq.heappop(self.timeline)
             if self._is_stale(event, generation):

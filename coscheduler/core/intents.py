@@ -1,0 +1,74 @@
+"""Whose turn it is, and what may come of it: `decisions.py` decides, `scheduler.py` obeys."""
+
+from dataclasses import dataclass
+
+from coscheduler.core.jobs import current_index
+from coscheduler.core.model import ENGINE_OF, EngineName, Failure, Job, Lines, Option, Stage
+
+
+@dataclass(frozen=True)
+class Go:
+    """Run on the loaded engine, with these lines charged."""
+
+    lines: Lines
+
+
+@dataclass(frozen=True)
+class GoOn:
+    """Resume the paused stage."""
+
+
+@dataclass(frozen=True)
+class Bring:
+    """Load the engine with this option."""
+
+    option: Option
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """The job can never run."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Not now, for `reason`; `needed_bytes` > 0 when it is memory. The rest sets things in motion:
+    engines to unload, to stop, whose stage to pause, whose stage to end and put back; `hold` names
+    engines that are to be evicted for the job, and do other work first.
+    """
+
+    reason: str
+    needed_bytes: int = 0
+    unload: tuple[EngineName, ...] = ()
+    stop: tuple[EngineName, ...] = ()
+    pause: tuple[EngineName, ...] = ()
+    preempt: tuple[EngineName, ...] = ()
+    hold: tuple[EngineName, ...] = ()
+
+
+Intent = Go | GoOn | Bring | GiveUp | Wait
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A job's turn: the engines that those before it want, the bytes that a waiting head leaves
+    over (None: there is no such head), and the engines that do other work before they are evicted
+    for that head.
+    """
+
+    job: Job
+    claimed: frozenset[EngineName]
+    spare_bytes: int | None
+    held: frozenset[EngineName] = frozenset()
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that is at work or next."""
+        return self.job.stages[current_index(self.job)]
+
+    @property
+    def engine(self) -> EngineName:
+        """The engine of that stage."""
+        return ENGINE_OF[self.stage.kind]

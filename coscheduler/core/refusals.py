@@ -1,0 +1,62 @@
+"""Why a stage can never run, with the numbers: the one place where such a failure is worded."""
+
+from coscheduler.core import planner
+from coscheduler.core.engine_state import EngineState
+from coscheduler.core.model import ENGINE_OF, Failure, Stage
+
+
+def not_configured(stage: Stage) -> Failure:
+    """The config has no section for the stage's engine."""
+    engine = ENGINE_OF[stage.kind]
+    return Failure(
+        "ENGINE_NOT_CONFIGURED",
+        f"stage {stage.kind} needs the {engine} engine, which the config does not have; add a "
+        f"[{engine}] section",
+        (("engine", str(engine)),),
+    )
+
+
+def misfit(
+    state: EngineState, duration_ms: int, quality_min: int | None, capacity_bytes: int
+) -> Failure | None:
+    """Why `capacity_bytes` are not enough for a described engine, NEVER_FITS or QUALITY_TOO_LOW;
+    None when they are.
+    """
+    options, context_bytes = state.options(), state.context_bytes
+    tier = planner.best_tier(options, duration_ms, context_bytes, capacity_bytes)
+    if tier is None:
+        return never_fits(state, duration_ms, capacity_bytes)
+    if quality_min is not None and tier > quality_min:
+        return _too_low(state, duration_ms, quality_min, tier, capacity_bytes)
+    return None
+
+
+def never_fits(state: EngineState, duration_ms: int, capacity_bytes: int) -> Failure:
+    """No option fits into the whole budget."""
+    required = planner.least_bytes(state.options(), duration_ms, state.context_bytes)
+    return Failure(
+        "NEVER_FITS",
+        f"{state.name} needs at least {required} bytes for this recording and the whole budget is "
+        f"{capacity_bytes}; raise memory_cap, or configure a smaller model",
+        (("required_bytes", str(required)), ("available_bytes", str(capacity_bytes))),
+    )
+
+
+def _too_low(
+    state: EngineState, duration_ms: int, quality_min: int, tier: int, capacity_bytes: int
+) -> Failure:
+    """Something fits, but nothing that is good enough for the job."""
+    good = [option for option in state.options() if option.quality_tier <= quality_min]
+    numbers = [("quality_tier", str(tier)), ("quality_min", str(quality_min))]
+    needs = "has no option as good as that"
+    if good:
+        required = planner.least_bytes(good, duration_ms, state.context_bytes)
+        numbers.append(("required_bytes", str(required)))
+        needs = f"needs {required} bytes for that"
+    numbers.append(("available_bytes", str(capacity_bytes)))
+    return Failure(
+        "QUALITY_TOO_LOW",
+        f"the job asks for quality tier {quality_min} or better; {state.name} {needs}, the budget "
+        f"is {capacity_bytes} and allows tier {tier}",
+        tuple(numbers),
+    )

@@ -1,0 +1,279 @@
+"""What engines report, taken into the books: one method for each event about an engine.
+
+An out-of-memory is a step down a ladder. The option had its reservation and everything that was
+free, and that was not enough: from now on it is taken to need more than both. So the next attempt
+makes more room or takes a smaller option; where no option is left, the guess is dropped and the
+failure counts as any other.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coscheduler.core import events as ev
+from coscheduler.core.actions import Actions
+from coscheduler.core.engine_state import EngineState, Limits, Phase
+from coscheduler.core.jobs import JobBook, current_index
+from coscheduler.core.ledger import Ledger, Part, ReservationState
+from coscheduler.core.model import (
+    EngineName,
+    Failure,
+    JobState,
+    Line,
+    LineBytes,
+    Option,
+    Stage,
+    StageState,
+)
+from coscheduler.core.refusals import misfit
+from coscheduler.errors import LedgerRefusal
+
+OUT_OF_MEMORY = "OUT_OF_MEMORY"
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """An engine at work, the way it was in memory, and the bytes that were free beside it."""
+
+    state: EngineState
+    option: Option
+    free_bytes: int
+
+
+class Reports:
+    """The state that it changes is the scheduler's own."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        engines: Mapping[EngineName, EngineState],
+        jobs: JobBook,
+        actions: Actions,
+        limits: Limits,
+    ) -> None:
+        self._ledger = ledger
+        self._engines = engines
+        self._jobs = jobs
+        self._actions = actions
+        self._limits = limits
+
+    # ---- what it is --------------------------------------------------------------------------
+
+    def on_described(self, event: ev.Described) -> None:
+        """The engine can be used."""
+        state = self._engines[event.engine]
+        state.description = event.description
+        state.context_bytes = event.description.context_bytes
+        if state.phase in (Phase.UNDESCRIBED, Phase.UNAVAILABLE):
+            state.phase, state.failure = Phase.STOPPED, None
+
+    def on_describe_failed(self, event: ev.DescribeFailed) -> None:
+        """The engine cannot be used."""
+        state = self._engines[event.engine]
+        state.phase, state.failure = Phase.UNAVAILABLE, event.failure
+        self._actions.decide(f"{event.engine} is unavailable: {event.failure.message}")
+
+    # ---- loads -------------------------------------------------------------------------------
+
+    def on_loaded(self, event: ev.Loaded) -> None:
+        """In memory: leased to the job that it was loaded for, whose run stays reserved."""
+        state = self._engines[event.engine]
+        assert state.option is not None
+        state.phase, state.since_ms = Phase.LOADED, self._jobs.now_ms
+        job, state.job = state.job, ""
+        state.wish, state.note = (state.wish, state.note) if job else (None, "")
+        state.learned.note_load(state.option.name, event.load_ms)
+        if job in self._jobs:
+            stage = self._stage(job)
+            load_ms = stage.load_ms + event.load_ms
+            self._jobs.set_current(job, state=StageState.PENDING, load_ms=load_ms)
+        run = self._ledger.entries()[state.name, Part.RUN].lines
+        self._ledger.drop(event.engine, Part.RUN)
+        try:
+            self._commit_load(state, event)
+        except LedgerRefusal as refusal:
+            self._undo_load(state, event, job, refusal)
+            return
+        if job in self._jobs and self._jobs[job].state is not JobState.CANCELLING:
+            self._lease(state, job, run)
+
+    def _lease(self, state: EngineState, job: str, lines: tuple[LineBytes, ...]) -> None:
+        """Keep the bytes of the first run, unless loading took them: then they are asked anew."""
+        if sum(entry.bytes for entry in lines) <= self._ledger.free_bytes:
+            self._ledger.reserve((state.name, Part.RUN), lines)
+            state.leased_to, state.used_by = job, self._jobs[job].priority
+
+    def _undo_load(
+        self, state: EngineState, event: ev.Loaded, job: str, refusal: LedgerRefusal
+    ) -> None:
+        if state.option is not None:
+            predicted = self._ledger.bytes_of(state.name, Part.RESIDENT)
+            extra = state.learned.resident_bytes.get(state.option.name, 0)
+            extra += max(0, event.resident_bytes - predicted)
+            state.learned.resident_bytes[state.option.name] = extra
+        self._actions.stop(state, f"loading took more than predicted: {refusal.message}")
+        if job in self._jobs:
+            self._jobs.fail_attempt(job, _failure(refusal), retryable=True, count=True)
+
+    def _commit_load(self, state: EngineState, event: ev.Loaded) -> None:
+        """Charge what was measured: the context as it is, the rest at least as predicted."""
+        self._commit_context(state, event.context_bytes)
+        self._ledger.commit((state.name, Part.RESIDENT))
+        excess = event.resident_bytes - self._ledger.bytes_of(state.name, Part.RESIDENT)
+        if excess > 0:
+            self._ledger.reserve((state.name, Part.SLACK), (LineBytes(Line.SLACK, excess),))
+            self._ledger.commit((state.name, Part.SLACK))
+
+    def _commit_context(self, state: EngineState, context_bytes: int) -> None:
+        key = (state.name, Part.CONTEXT)
+        state.context_bytes = context_bytes
+        self._ledger.resize(key, (LineBytes(Line.CONTEXT, context_bytes),))
+        if self._ledger.entries()[key].state is ReservationState.RESERVED:
+            self._ledger.commit(key)
+
+    def on_load_failed(self, event: ev.LoadFailed) -> None:
+        """Nothing is loaded; the process may be left."""
+        state = self._engines[event.engine]
+        job, attempt = state.job, self._attempt(state)
+        if event.context_bytes == 0:
+            self._actions.forget_process(state)
+        else:
+            self._ledger.drop(event.engine, Part.RESIDENT, Part.RUN)
+            state.phase, state.job, state.option = Phase.STARTED, "", None
+            state.since_ms = self._jobs.now_ms
+            self._keep_context(state, event.context_bytes)
+        if job in self._jobs:
+            self._fail_attempt(attempt, job, event.failure, event.retryable, count=True)
+        elif not job:
+            self._give_up_wish(state, event.failure)
+
+    def _keep_context(self, state: EngineState, context_bytes: int) -> None:
+        try:
+            self._commit_context(state, context_bytes)
+        except LedgerRefusal as refusal:
+            self._actions.stop(state, f"its context took more than expected: {refusal.message}")
+
+    def _give_up_wish(self, state: EngineState, failure: Failure) -> None:
+        state.wish = None
+        state.note = f"the load that was asked for failed: {failure.reason}: {failure.message}"
+        self._actions.decide(f"{state.name}: {state.note}")
+
+    # ---- runs --------------------------------------------------------------------------------
+
+    def on_stage_done(self, event: ev.StageDone) -> None:
+        """The stage's results are kept: hand them on."""
+        state = self._engines[event.engine]
+        self._actions.end_run(state)
+        self._learn(state, event)
+        index = self._jobs.set_current(
+            event.job,
+            state=StageState.SUCCEEDED,
+            outputs=event.outputs,
+            notes=event.notes,
+            measured_peak_bytes=event.measured_peak_bytes,
+        )
+        self._jobs.hand_on(event.job, event.outputs)
+        job = self._jobs[event.job]
+        if index + 1 == len(job.stages):
+            self._jobs.succeed(job.name)
+        elif job.state is JobState.CANCELLING:
+            self._jobs.stop(job.name)
+
+    def _learn(self, state: EngineState, event: ev.StageDone) -> None:
+        """How long it took, and bytes above the prediction; these never so many that the option
+        would not fit alone any more: it has just shown that it does.
+        """
+        option, stage = state.loaded_option(), self._stage(event.job)
+        assert option is not None
+        if stage.attempt_count == 1:  # else the record holds the times of earlier attempts too
+            state.learned.note_run(option.name, stage.duration_ms, stage.run_ms)
+        predicted = option.peak_bytes(stage.duration_ms)
+        most = self._ledger.capacity_bytes - state.context_bytes - predicted
+        excess = min(event.measured_peak_bytes - predicted, most)
+        if excess > self._limits.peak_tolerance_bytes:
+            known = state.learned.run_bytes.get(option.name, 0)
+            state.learned.run_bytes[option.name] = known + excess
+            self._actions.decide(f"{state.name} '{option.name}' takes {excess} bytes more to run")
+
+    def on_stage_failed(self, event: ev.StageFailed) -> None:
+        """The engine is still loaded; the stage may be tried again."""
+        state = self._engines[event.engine]
+        attempt = self._attempt(state)
+        self._actions.end_run(state)
+        self._jobs.set_current(event.job, measured_peak_bytes=event.measured_peak_bytes)
+        self._fail_attempt(attempt, event.job, event.failure, event.retryable, count=False)
+
+    def on_stage_stopped(self, event: ev.StageStopped) -> None:
+        """Stopped because of a cancel, or to give way: then it goes back into the queue."""
+        self._actions.end_run(self._engines[event.engine])
+        if self._jobs[event.job].state is JobState.CANCELLING:
+            self._jobs.stop(event.job)
+        else:
+            self._jobs.requeue(event.job)
+
+    def on_paused(self, event: ev.Paused) -> None:
+        """Halted between two slices."""
+        state = self._engines[event.engine]
+        self._actions.count_run_time(state)
+        state.phase, state.asked = Phase.PAUSED, ""
+        self._jobs.set_current(event.job, state=StageState.PAUSED)
+
+    # ---- the ladder --------------------------------------------------------------------------
+
+    def _attempt(self, state: EngineState) -> "_Attempt":
+        """What the engine had, before its reservations are dropped."""
+        option = state.loaded_option()
+        assert option is not None
+        return _Attempt(state, option, self._ledger.free_bytes)
+
+    def _fail_attempt(
+        self, attempt: "_Attempt", job: str, failure: Failure, retryable: bool, count: bool
+    ) -> None:
+        if failure.reason != OUT_OF_MEMORY or not self._step_down(attempt, job):
+            self._jobs.fail_attempt(job, failure, retryable, count)
+            return
+        self._jobs.step_down(job, failure, self._limits.oom_steps_max, count)
+        if job in self._jobs:
+            step, name = self._stage(job).oom_count, attempt.option.name
+            self._jobs.note_wait(job, f"step {step} down: '{name}' ran out of memory")
+
+    def _step_down(self, attempt: "_Attempt", job: str) -> bool:
+        """Take the option to need more than it had; whether some option is left then."""
+        state, name = attempt.state, attempt.option.name
+        learned, stage = state.learned, self._stage(job)
+        learned.out_of_memory_count[name] = learned.out_of_memory_count.get(name, 0) + 1
+        until_ms = self._jobs.now_ms + self._limits.oom_memory_ms
+        learned.guess(name, attempt.free_bytes + 1, until_ms)
+        quality_min, capacity_bytes = self._jobs[job].quality_min, self._ledger.capacity_bytes
+        if misfit(state, stage.duration_ms, quality_min, capacity_bytes) is None:
+            return True
+        learned.forget_guess(name)
+        return False
+
+    # ---- ends --------------------------------------------------------------------------------
+
+    def on_unloaded(self, event: ev.Unloaded) -> None:
+        """The model's bytes are back."""
+        state = self._engines[event.engine]
+        self._ledger.drop(event.engine, Part.RESIDENT, Part.SLACK)
+        state.phase, state.option, state.since_ms = Phase.STARTED, None, self._jobs.now_ms
+
+    def on_stopped(self, event: ev.Stopped) -> None:
+        """The process has ended, as asked."""
+        self._actions.forget_process(self._engines[event.engine])
+
+    def on_engine_died(self, event: ev.EngineDied) -> None:
+        """The process has ended without being asked: its stage may be tried again."""
+        state = self._engines[event.engine]
+        job, was_loading = state.job, state.phase is Phase.LOADING
+        self._actions.forget_process(state)
+        if job in self._jobs:
+            self._jobs.fail_attempt(job, event.failure, retryable=True, count=was_loading)
+        elif was_loading and not job:
+            self._give_up_wish(state, event.failure)
+
+    def _stage(self, job: str) -> Stage:
+        return self._jobs[job].stages[current_index(self._jobs[job])]
+
+
+def _failure(refusal: LedgerRefusal) -> Failure:
+    return Failure(refusal.reason, refusal.message, tuple(refusal.numbers.items()))
