@@ -74,6 +74,7 @@ class Children:
         self._spawning: dict[int, asyncio.Future[int]] = {}
         self._requests = itertools.count(1)
         self._children: dict[int, Child] = {}
+        self._early_ends: dict[int, int] = {}
         self._lock = asyncio.Lock()
         self._is_closing = False
 
@@ -122,6 +123,8 @@ class Children:
         )
         child = Child(engine, pid, reader, writer, asyncio.get_running_loop().create_future())
         self._children[pid] = child
+        if pid in self._early_ends:  # it ended before we had a name for it
+            self._end(pid, self._early_ends.pop(pid))
         return child
 
     async def _fork(self, engine: EngineName, early: bool) -> tuple[int, socket.socket]:
@@ -152,6 +155,8 @@ class Children:
         if not self._is_closing:
             log.error("the fork server ended")
         control.close()
+        if self._process is not None:
+            await self._process.wait()
         self._process = self._control = None
         for waiting in self._spawning.values():
             if not waiting.done():
@@ -173,9 +178,11 @@ class Children:
 
     def _end(self, pid: int, status: int) -> None:
         child = self._children.pop(pid, None)
-        if child is not None:
-            child.ended.set_result(status)
-            child.writer.close()
+        if child is None:
+            self._early_ends[pid] = status
+            return
+        child.ended.set_result(status)
+        child.writer.close()
 
     async def close(self) -> None:
         """End the fork server and every child; they are gone when this returns."""
