@@ -12,7 +12,14 @@ from coscheduler.errors import InvalidInput
 
 TranscriptFormat = Literal["json", "srt", "vtt", "txt", "tsv"]
 FORMATS: tuple[TranscriptFormat, ...] = ("json", "srt", "vtt", "txt", "tsv")
-TEMPLATES: tuple[str, ...] = ("summary", "actions")
+TEMPLATES: tuple[str, ...] = (
+    "actions", "chapters", "decisions", "minutes", "questions", "summary", "translate", "triage",
+)  # fmt: skip
+Overflow = Literal["split", "fold", "refuse"]
+PieceMode = Literal["map", "refine", "tree"]
+
+
+VariableText = Annotated[str, Field(max_length=2000)]
 
 
 class _Parameters(BaseModel):
@@ -38,16 +45,28 @@ class TranscribeParameters(_Parameters):
 
 
 class AnalyzeParameters(_Parameters):
-    """Make sense of a transcript: a template's name, or a prompt of one's own."""
+    """Make sense of a transcript: a template's name, a prompt, or a template of one's own.
+
+    `overflow` says what happens to a transcript that does not fit the context: it is read in pieces
+    ("split"), its oldest turns are folded into notes ("fold"), or it is refused ("refuse"). `mode`
+    says how pieces become one answer: merged at once as far as they fit ("map"), one after the
+    other, each bringing the answer up to date ("refine"), or merged in small groups ("tree").
+    """
 
     template: str = ""
     prompt: Annotated[str, Field(max_length=20_000)] = ""
-    tokens_max: Annotated[int, Field(ge=1, le=32_768)] = 512
+    template_text: Annotated[str, Field(max_length=100_000)] = ""  # a template file's content
+    variables: Annotated[dict[str, VariableText], Field(max_length=16)] = {}
+    tokens_max: Annotated[int, Field(ge=1, le=32_768)] | None = None  # None = the template's own
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    overflow: Overflow = "split"
+    mode: PieceMode = "map"
+    overlap_turns: Annotated[int, Field(ge=0, le=50)] = 2  # turns that two pieces have in common
 
     @model_validator(mode="after")
     def _one_of(self) -> "AnalyzeParameters":
-        if bool(self.template) == bool(self.prompt):
+        given = [self.template, self.prompt, self.template_text]
+        if sum(map(bool, given)) != 1:
             raise ValueError("give either a template or a prompt")
         return self
 

@@ -1,15 +1,17 @@
-"""`coscheduler models check` on real files."""
+"""`coscheduler models check` on real files, `coscheduler templates`, templates of one's own."""
 
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from coscheduler import cli
+from coscheduler import cli, stages
+from coscheduler.cli import app, templates
+from coscheduler.errors import InvalidInput
 
 from .engines.analysis import architectures
 
@@ -112,3 +114,33 @@ def test_a_size_that_is_none(run: Run, large_model: Path) -> None:
     said = run("models", "check", large_model, "--kv-budget", "much")
     assert said.code == 2
     assert "SIZE_INVALID" in said.err
+
+
+def test_the_templates(run: Run) -> None:
+    found = {entry["name"]: entry for entry in run("templates", "--json").json["templates"]}
+    assert set(found) == set(stages.TEMPLATES)
+    assert found["translate"]["variables"] == {"to": "English"}
+    assert all(entry["version"] >= 1 and entry["description"] for entry in found.values())
+    said = run("templates")
+    assert said.code == 0
+    assert all(name in said.out for name in stages.TEMPLATES)
+
+
+def test_a_template_of_ones_own_is_sent_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text("version = 1", encoding="utf-8")
+    assert templates.asked("summary", []) == ("summary", {})
+    assert templates.asked(str(path), ["to=a=b"]) == (
+        None,
+        {"template_text": "version = 1", "variables": {"to": "a=b"}},
+    )
+    with pytest.raises(InvalidInput) as caught:
+        templates.asked(str(tmp_path / "none.toml"), [])
+    assert caught.value.reason == "TEMPLATE_UNREADABLE"
+    with pytest.raises(InvalidInput, match="NAME=TEXT"):
+        templates.asked("summary", ["to"])
+
+
+def test_names_on_the_command_line_are_those_of_the_stages() -> None:
+    assert [entry.value for entry in app.OverflowPolicy] == list(get_args(stages.Overflow))
+    assert [entry.value for entry in app.PieceModeName] == list(get_args(stages.PieceMode))

@@ -40,6 +40,22 @@ class PriorityClass(StrEnum):
     INTERACTIVE = "interactive"
 
 
+class OverflowPolicy(StrEnum):
+    """What becomes of a transcript that does not fit, as `stages.Overflow`."""
+
+    SPLIT = "split"
+    FOLD = "fold"
+    REFUSE = "refuse"
+
+
+class PieceModeName(StrEnum):
+    """How pieces become one answer, as `stages.PieceMode`."""
+
+    MAP = "map"
+    REFINE = "refine"
+    TREE = "tree"
+
+
 class KvType(StrEnum):
     """Element types of a KV cache, the finest first."""
 
@@ -145,10 +161,28 @@ def run(
     ] = None,
     transcribe: Annotated[bool, typer.Option(help="Write down who said what and when.")] = True,
     analyze: Annotated[
-        str | None, typer.Option(metavar="TEMPLATE", help="summary or actions.")
+        str | None,
+        typer.Option(
+            metavar="TEMPLATE",
+            help="summary, actions, ...: see `coscheduler templates`; or a template FILE.toml.",
+        ),
     ] = None,
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Ask this about the transcript.")
+    ] = None,
+    variable: Annotated[
+        list[str] | None,
+        typer.Option("--var", metavar="NAME=TEXT", help="A variable of the template: to=German."),
+    ] = None,
+    overflow: Annotated[
+        OverflowPolicy, typer.Option(help="What becomes of a transcript that is too long.")
+    ] = OverflowPolicy.SPLIT,
+    mode: Annotated[
+        PieceModeName, typer.Option(help="How pieces of a transcript become one answer.")
+    ] = PieceModeName.MAP,
+    tokens_max: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Most tokens of an answer. (default: the template's)"),
     ] = None,
     language: Annotated[
         str, typer.Option(metavar="CODE", help="Language spoken: en, de. (default: detect it)")
@@ -178,12 +212,16 @@ def run(
       coscheduler run talk.txt --no-transcribe --prompt "Who promised what?" --out results
 
     """
-    from coscheduler.cli import private, say
+    from coscheduler.cli import private, say, templates
     from coscheduler.cli import run as runs
     from coscheduler.cli.view import Watching, outcome
     from coscheduler.client import Plan, Priority
 
-    plan = Plan(separate, transcribe, analyze, prompt, language, Priority[priority.name])
+    name, analysis = templates.asked(analyze, variable or [])
+    analysis |= {"overflow": overflow.value, "mode": mode.value}
+    analysis |= {} if tokens_max is None else {"tokens_max": tokens_max}
+    priority_class = Priority[priority.name]
+    plan = Plan(separate, transcribe, name, prompt, language, priority_class, analysis)
     recordings = runs.prepare(audio, out, plan)
     console = say.console(as_json=as_json)
     with private.reachable(context.obj, config) as address, Watching(console) as view:
@@ -290,3 +328,11 @@ def check_model(
     from coscheduler.cli import models
 
     models.check(file, kv_budget, n_ctx, kv_type.value if kv_type else "", memory, as_json)
+
+
+@app.command("templates", epilog=_examples("coscheduler templates", "coscheduler templates --json"))
+def list_templates(as_json: Json = False) -> None:
+    """List the templates of --analyze: what each asks for, its version and variables."""
+    from coscheduler.cli import templates
+
+    templates.show(as_json)

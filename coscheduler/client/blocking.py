@@ -1,11 +1,11 @@
 """The blocking client: the same calls as `AsyncClient`, for code without an event loop."""
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
@@ -230,15 +230,17 @@ class Client:
         prompt: str | None = None,
         language: str = "",
         priority: Priority = Priority.NORMAL,
+        analysis: Mapping[str, Any] | None = None,
         out: Path | str | None = None,
         on_update: Callable[[JobSnapshot], None] = ignore_update,
     ) -> RunResult:
         """A recording in, its results out: upload, job, watch, and with `out` the files.
 
         `separate` is the sound to pull out, `analyze` a template ("summary", "actions"), `prompt` a
-        question of one's own. A job that fails is returned, not raised: see `RunResult.succeeded`.
+        question of one's own, `analysis` further parameters of that stage: see `Plan`.
+        A job that fails is returned, not raised: see `RunResult.succeeded`.
         """
-        plan = Plan(separate, transcribe, analyze, prompt, language, priority)
+        plan = Plan(separate, transcribe, analyze, prompt, language, priority, analysis or {})
         snapshot = self.submit(audio, plan)
         for update in self.watch_job(snapshot.job.name):
             snapshot = update

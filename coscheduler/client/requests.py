@@ -1,7 +1,8 @@
 """From what a person asks for to a `JobRequest`, checked before anything is sent."""
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from coscheduler import stages
@@ -17,6 +18,8 @@ class Plan:
     """What to do with a recording, checked.
 
     `separate` is the sound to pull out; `analyze` a template, or `prompt` a question of one's own.
+    `analysis` has further parameters of that stage by name, `stages.AnalyzeParameters`; with
+    `template_text` among them it is the instruction.
     """
 
     separate: str | None = None
@@ -25,6 +28,7 @@ class Plan:
     prompt: str | None = None
     language: str = ""
     priority: Priority = Priority.NORMAL
+    analysis: Mapping[str, Any] = field(default_factory=dict)
 
     def stages(self) -> tuple[StageRequest, ...]:
         """The stages in order. Raises InvalidInput NO_STAGES or what `stages.parse` raises."""
@@ -33,9 +37,10 @@ class Plan:
             wanted.append((StageKind.SEPARATE, {"prompt": self.separate}))
         if self.transcribe:
             wanted.append((StageKind.TRANSCRIBE, {"language": self.language}))
-        if self.analyze is not None or self.prompt is not None:
+        own = "template_text" in self.analysis
+        if own or self.analyze is not None or self.prompt is not None:
             instruction = {"template": self.analyze or "", "prompt": self.prompt or ""}
-            wanted.append((StageKind.ANALYZE, instruction))
+            wanted.append((StageKind.ANALYZE, instruction | dict(self.analysis)))
         if not wanted:
             raise InvalidInput(
                 "NO_STAGES", "nothing to do: ask for separation, transcription or analysis"

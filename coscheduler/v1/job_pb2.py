@@ -25,19 +25,25 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63oscheduler/v1/job.proto\x12\x0e\x63oscheduler.v1\x1a\x1bgoogle/protobuf/empty.proto\"\x8d\x04\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12*\n\x08priority\x18\x03 \x01(\x0e\x32\x18.coscheduler.v1.Priority\x12%\n\x06stages\x18\x04 \x03(\x0b\x32\x15.coscheduler.v1.Stage\x12%\n\x06source\x18\x05 \x01(\x0b\x32\x15.coscheduler.v1.Input\x12(\n\x05state\x18\x06 \x01(\x0e\x32\x19.coscheduler.v1.Job.State\x12\x16\n\x0e\x63reate_time_ms\x18\x07 \x01(\x03\x12\x16\n\x0e\x66inish_time_ms\x18\x08 \x01(\x03\x12\x12\n\nrequest_id\x18\t \x01(\t\x12*\n\x08progress\x18\n \x01(\x0b\x32\x18.coscheduler.v1.Progress\x12\x13\n\x0bwaiting_for\x18\x0b \x01(\t\x12(\n\x07\x66\x61ilure\x18\x0c \x01(\x0b\x32\x17.coscheduler.v1.Failure\"\x95\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x14\n\x10STATE_CANCELLING\x10\x03\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\"\xca\x06\n\x05Stage\x12\x36\n\x08separate\x18\x01 \x01(\x0b\x32\".coscheduler.v1.SeparateParametersH\x00\x12:\n\ntranscribe\x18\x02 \x01(\x0b\x32$.coscheduler.v1.TranscribeParametersH\x00\x12\x34\n\x07\x61nalyze\x18\x03 \x01(\x0b\x32!.coscheduler.v1.AnalyzeParametersH\x00\x12$\n\x05input\x18\x04 \x01(\x0b\x32\x15.coscheduler.v1.Input\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.coscheduler.v1.Stage.State\x12\x15\n\rattempt_count\x18\x06 \x01(\x05\x12\x15\n\rready_time_ms\x18\x07 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x08 \x01(\x03\x12\x0f\n\x07wait_ms\x18\t \x01(\x03\x12\x0f\n\x07load_ms\x18\n \x01(\x03\x12\x0e\n\x06run_ms\x18\x0b \x01(\x03\x12\x1d\n\x10real_time_factor\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12\x1c\n\x14predicted_peak_bytes\x18\r \x01(\x03\x12\x1b\n\x13measured_peak_bytes\x18\x0e \x01(\x03\x12\x0e\n\x06option\x18\x0f \x01(\t\x12\x14\n\x0cquality_tier\x18\x10 \x01(\x05\x12\x0f\n\x07\x65victed\x18\x11 \x03(\t\x12\x12\n\nwaited_for\x18\x12 \x03(\t\x12\r\n\x05notes\x18\x13 \x03(\t\x12\'\n\x07outputs\x18\x14 \x03(\x0b\x32\x16.coscheduler.v1.Output\x12(\n\x07\x66\x61ilure\x18\x15 \x01(\x0b\x32\x17.coscheduler.v1.Failure\"\xa5\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_LOADING\x10\x02\x12\x11\n\rSTATE_RUNNING\x10\x03\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\x12\x10\n\x0cSTATE_PAUSED\x10\x07\x42\x0c\n\nparametersB\x13\n\x11_real_time_factor\"2\n\x12SeparateParameters\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x03\"\xd3\x01\n\x14TranscribeParameters\x12\x10\n\x08language\x18\x01 \x01(\t\x12\x31\n\x07\x66ormats\x18\x02 \x03(\x0e\x32 .coscheduler.v1.TranscriptFormat\x12\x12\n\x05\x61lign\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x14\n\x07\x64iarize\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x1a\n\x12speakers_min_count\x18\x05 \x01(\x05\x12\x1a\n\x12speakers_max_count\x18\x06 \x01(\x05\x42\x08\n\x06_alignB\n\n\x08_diarize\"\x8a\x01\n\x11\x41nalyzeParameters\x12\x12\n\x08template\x18\x01 \x01(\tH\x00\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\x1d\n\x10tokens_max_count\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x42\r\n\x0binstructionB\x13\n\x11_tokens_max_count\"T\n\x05Input\x12\x12\n\x08\x61rtifact\x18\x01 \x01(\tH\x00\x12-\n\toutput_of\x18\x02 \x01(\x0b\x32\x18.coscheduler.v1.OutputOfH\x00\x42\x08\n\x06source\"%\n\x08OutputOf\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\":\n\x06Output\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x10\n\x08\x61rtifact\x18\x02 \x01(\t\x12\x10\n\x08\x66ilename\x18\x03 \x01(\t\"V\n\x08Progress\x12\x13\n\x0bstage_index\x18\x01 \x01(\x05\x12\x12\n\ndone_count\x18\x02 \x01(\x03\x12\x13\n\x0btotal_count\x18\x03 \x01(\x03\x12\x0c\n\x04note\x18\x04 \x01(\t\"\x91\x01\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x35\n\x07numbers\x18\x03 \x03(\x0b\x32$.coscheduler.v1.Failure.NumbersEntry\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"H\n\x10\x43reateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12 \n\x03job\x18\x02 \x01(\x0b\x32\x13.coscheduler.v1.Job\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x10ListJobsResponse\x12!\n\x04jobs\x18\x01 \x03(\x0b\x32\x13.coscheduler.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t*g\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRIORITY_BATCH\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x03*\xbd\x01\n\x10TranscriptFormat\x12!\n\x1dTRANSCRIPT_FORMAT_UNSPECIFIED\x10\x00\x12\x1a\n\x16TRANSCRIPT_FORMAT_JSON\x10\x01\x12\x19\n\x15TRANSCRIPT_FORMAT_SRT\x10\x02\x12\x19\n\x15TRANSCRIPT_FORMAT_VTT\x10\x03\x12\x19\n\x15TRANSCRIPT_FORMAT_TXT\x10\x04\x12\x19\n\x15TRANSCRIPT_FORMAT_TSV\x10\x05\x32\xac\x03\n\nJobService\x12\x42\n\tCreateJob\x12 .coscheduler.v1.CreateJobRequest\x1a\x13.coscheduler.v1.Job\x12<\n\x06GetJob\x12\x1d.coscheduler.v1.GetJobRequest\x1a\x13.coscheduler.v1.Job\x12M\n\x08ListJobs\x12\x1f.coscheduler.v1.ListJobsRequest\x1a .coscheduler.v1.ListJobsResponse\x12\x42\n\x08WatchJob\x12\x1f.coscheduler.v1.WatchJobRequest\x1a\x13.coscheduler.v1.Job0\x01\x12\x42\n\tCancelJob\x12 .coscheduler.v1.CancelJobRequest\x1a\x13.coscheduler.v1.Job\x12\x45\n\tDeleteJob\x12 .coscheduler.v1.DeleteJobRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63oscheduler/v1/job.proto\x12\x0e\x63oscheduler.v1\x1a\x1bgoogle/protobuf/empty.proto\"\x8d\x04\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12*\n\x08priority\x18\x03 \x01(\x0e\x32\x18.coscheduler.v1.Priority\x12%\n\x06stages\x18\x04 \x03(\x0b\x32\x15.coscheduler.v1.Stage\x12%\n\x06source\x18\x05 \x01(\x0b\x32\x15.coscheduler.v1.Input\x12(\n\x05state\x18\x06 \x01(\x0e\x32\x19.coscheduler.v1.Job.State\x12\x16\n\x0e\x63reate_time_ms\x18\x07 \x01(\x03\x12\x16\n\x0e\x66inish_time_ms\x18\x08 \x01(\x03\x12\x12\n\nrequest_id\x18\t \x01(\t\x12*\n\x08progress\x18\n \x01(\x0b\x32\x18.coscheduler.v1.Progress\x12\x13\n\x0bwaiting_for\x18\x0b \x01(\t\x12(\n\x07\x66\x61ilure\x18\x0c \x01(\x0b\x32\x17.coscheduler.v1.Failure\"\x95\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x14\n\x10STATE_CANCELLING\x10\x03\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\"\xca\x06\n\x05Stage\x12\x36\n\x08separate\x18\x01 \x01(\x0b\x32\".coscheduler.v1.SeparateParametersH\x00\x12:\n\ntranscribe\x18\x02 \x01(\x0b\x32$.coscheduler.v1.TranscribeParametersH\x00\x12\x34\n\x07\x61nalyze\x18\x03 \x01(\x0b\x32!.coscheduler.v1.AnalyzeParametersH\x00\x12$\n\x05input\x18\x04 \x01(\x0b\x32\x15.coscheduler.v1.Input\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.coscheduler.v1.Stage.State\x12\x15\n\rattempt_count\x18\x06 \x01(\x05\x12\x15\n\rready_time_ms\x18\x07 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x08 \x01(\x03\x12\x0f\n\x07wait_ms\x18\t \x01(\x03\x12\x0f\n\x07load_ms\x18\n \x01(\x03\x12\x0e\n\x06run_ms\x18\x0b \x01(\x03\x12\x1d\n\x10real_time_factor\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12\x1c\n\x14predicted_peak_bytes\x18\r \x01(\x03\x12\x1b\n\x13measured_peak_bytes\x18\x0e \x01(\x03\x12\x0e\n\x06option\x18\x0f \x01(\t\x12\x14\n\x0cquality_tier\x18\x10 \x01(\x05\x12\x0f\n\x07\x65victed\x18\x11 \x03(\t\x12\x12\n\nwaited_for\x18\x12 \x03(\t\x12\r\n\x05notes\x18\x13 \x03(\t\x12\'\n\x07outputs\x18\x14 \x03(\x0b\x32\x16.coscheduler.v1.Output\x12(\n\x07\x66\x61ilure\x18\x15 \x01(\x0b\x32\x17.coscheduler.v1.Failure\"\xa5\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_LOADING\x10\x02\x12\x11\n\rSTATE_RUNNING\x10\x03\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\x12\x10\n\x0cSTATE_PAUSED\x10\x07\x42\x0c\n\nparametersB\x13\n\x11_real_time_factor\"2\n\x12SeparateParameters\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x03\"\xd3\x01\n\x14TranscribeParameters\x12\x10\n\x08language\x18\x01 \x01(\t\x12\x31\n\x07\x66ormats\x18\x02 \x03(\x0e\x32 .coscheduler.v1.TranscriptFormat\x12\x12\n\x05\x61lign\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x14\n\x07\x64iarize\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x1a\n\x12speakers_min_count\x18\x05 \x01(\x05\x12\x1a\n\x12speakers_max_count\x18\x06 \x01(\x05\x42\x08\n\x06_alignB\n\n\x08_diarize\"\xa7\x03\n\x11\x41nalyzeParameters\x12\x12\n\x08template\x18\x01 \x01(\tH\x00\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\x17\n\rtemplate_text\x18\x05 \x01(\tH\x00\x12\x1d\n\x10tokens_max_count\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x43\n\tvariables\x18\x06 \x03(\x0b\x32\x30.coscheduler.v1.AnalyzeParameters.VariablesEntry\x12*\n\x08overflow\x18\x07 \x01(\x0e\x32\x18.coscheduler.v1.Overflow\x12\'\n\x04mode\x18\x08 \x01(\x0e\x32\x19.coscheduler.v1.PieceMode\x12\x1f\n\x12overlap_turn_count\x18\t \x01(\x05H\x02\x88\x01\x01\x1a\x30\n\x0eVariablesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0binstructionB\x13\n\x11_tokens_max_countB\x15\n\x13_overlap_turn_count\"T\n\x05Input\x12\x12\n\x08\x61rtifact\x18\x01 \x01(\tH\x00\x12-\n\toutput_of\x18\x02 \x01(\x0b\x32\x18.coscheduler.v1.OutputOfH\x00\x42\x08\n\x06source\"%\n\x08OutputOf\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\":\n\x06Output\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x10\n\x08\x61rtifact\x18\x02 \x01(\t\x12\x10\n\x08\x66ilename\x18\x03 \x01(\t\"V\n\x08Progress\x12\x13\n\x0bstage_index\x18\x01 \x01(\x05\x12\x12\n\ndone_count\x18\x02 \x01(\x03\x12\x13\n\x0btotal_count\x18\x03 \x01(\x03\x12\x0c\n\x04note\x18\x04 \x01(\t\"\x91\x01\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x35\n\x07numbers\x18\x03 \x03(\x0b\x32$.coscheduler.v1.Failure.NumbersEntry\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"H\n\x10\x43reateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12 \n\x03job\x18\x02 \x01(\x0b\x32\x13.coscheduler.v1.Job\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x10ListJobsResponse\x12!\n\x04jobs\x18\x01 \x03(\x0b\x32\x13.coscheduler.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t*g\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRIORITY_BATCH\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x03*\xbd\x01\n\x10TranscriptFormat\x12!\n\x1dTRANSCRIPT_FORMAT_UNSPECIFIED\x10\x00\x12\x1a\n\x16TRANSCRIPT_FORMAT_JSON\x10\x01\x12\x19\n\x15TRANSCRIPT_FORMAT_SRT\x10\x02\x12\x19\n\x15TRANSCRIPT_FORMAT_VTT\x10\x03\x12\x19\n\x15TRANSCRIPT_FORMAT_TXT\x10\x04\x12\x19\n\x15TRANSCRIPT_FORMAT_TSV\x10\x05*`\n\x08Overflow\x12\x18\n\x14OVERFLOW_UNSPECIFIED\x10\x00\x12\x12\n\x0eOVERFLOW_SPLIT\x10\x01\x12\x11\n\rOVERFLOW_FOLD\x10\x02\x12\x13\n\x0fOVERFLOW_REFUSE\x10\x03*g\n\tPieceMode\x12\x1a\n\x16PIECE_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0ePIECE_MODE_MAP\x10\x01\x12\x15\n\x11PIECE_MODE_REFINE\x10\x02\x12\x13\n\x0fPIECE_MODE_TREE\x10\x03\x32\xac\x03\n\nJobService\x12\x42\n\tCreateJob\x12 .coscheduler.v1.CreateJobRequest\x1a\x13.coscheduler.v1.Job\x12<\n\x06GetJob\x12\x1d.coscheduler.v1.GetJobRequest\x1a\x13.coscheduler.v1.Job\x12M\n\x08ListJobs\x12\x1f.coscheduler.v1.ListJobsRequest\x1a .coscheduler.v1.ListJobsResponse\x12\x42\n\x08WatchJob\x12\x1f.coscheduler.v1.WatchJobRequest\x1a\x13.coscheduler.v1.Job0\x01\x12\x42\n\tCancelJob\x12 .coscheduler.v1.CancelJobRequest\x1a\x13.coscheduler.v1.Job\x12\x45\n\tDeleteJob\x12 .coscheduler.v1.DeleteJobRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'coscheduler.v1.job_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ANALYZEPARAMETERS_VARIABLESENTRY']._loaded_options = None
+  _globals['_ANALYZEPARAMETERS_VARIABLESENTRY']._serialized_options = b'8\001'
   _globals['_FAILURE_NUMBERSENTRY']._loaded_options = None
   _globals['_FAILURE_NUMBERSENTRY']._serialized_options = b'8\001'
-  _globals['_PRIORITY']._serialized_start=2618
-  _globals['_PRIORITY']._serialized_end=2721
-  _globals['_TRANSCRIPTFORMAT']._serialized_start=2724
-  _globals['_TRANSCRIPTFORMAT']._serialized_end=2913
+  _globals['_PRIORITY']._serialized_start=2903
+  _globals['_PRIORITY']._serialized_end=3006
+  _globals['_TRANSCRIPTFORMAT']._serialized_start=3009
+  _globals['_TRANSCRIPTFORMAT']._serialized_end=3198
+  _globals['_OVERFLOW']._serialized_start=3200
+  _globals['_OVERFLOW']._serialized_end=3296
+  _globals['_PIECEMODE']._serialized_start=3298
+  _globals['_PIECEMODE']._serialized_end=3401
   _globals['_JOB']._serialized_start=74
   _globals['_JOB']._serialized_end=599
   _globals['_JOB_STATE']._serialized_start=450
@@ -51,33 +57,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRANSCRIBEPARAMETERS']._serialized_start=1499
   _globals['_TRANSCRIBEPARAMETERS']._serialized_end=1710
   _globals['_ANALYZEPARAMETERS']._serialized_start=1713
-  _globals['_ANALYZEPARAMETERS']._serialized_end=1851
-  _globals['_INPUT']._serialized_start=1853
-  _globals['_INPUT']._serialized_end=1937
-  _globals['_OUTPUTOF']._serialized_start=1939
-  _globals['_OUTPUTOF']._serialized_end=1976
-  _globals['_OUTPUT']._serialized_start=1978
-  _globals['_OUTPUT']._serialized_end=2036
-  _globals['_PROGRESS']._serialized_start=2038
-  _globals['_PROGRESS']._serialized_end=2124
-  _globals['_FAILURE']._serialized_start=2127
-  _globals['_FAILURE']._serialized_end=2272
-  _globals['_FAILURE_NUMBERSENTRY']._serialized_start=2226
-  _globals['_FAILURE_NUMBERSENTRY']._serialized_end=2272
-  _globals['_CREATEJOBREQUEST']._serialized_start=2274
-  _globals['_CREATEJOBREQUEST']._serialized_end=2346
-  _globals['_GETJOBREQUEST']._serialized_start=2348
-  _globals['_GETJOBREQUEST']._serialized_end=2377
-  _globals['_LISTJOBSREQUEST']._serialized_start=2379
-  _globals['_LISTJOBSREQUEST']._serialized_end=2435
-  _globals['_LISTJOBSRESPONSE']._serialized_start=2437
-  _globals['_LISTJOBSRESPONSE']._serialized_end=2515
-  _globals['_WATCHJOBREQUEST']._serialized_start=2517
-  _globals['_WATCHJOBREQUEST']._serialized_end=2548
-  _globals['_CANCELJOBREQUEST']._serialized_start=2550
-  _globals['_CANCELJOBREQUEST']._serialized_end=2582
-  _globals['_DELETEJOBREQUEST']._serialized_start=2584
-  _globals['_DELETEJOBREQUEST']._serialized_end=2616
-  _globals['_JOBSERVICE']._serialized_start=2916
-  _globals['_JOBSERVICE']._serialized_end=3344
+  _globals['_ANALYZEPARAMETERS']._serialized_end=2136
+  _globals['_ANALYZEPARAMETERS_VARIABLESENTRY']._serialized_start=2029
+  _globals['_ANALYZEPARAMETERS_VARIABLESENTRY']._serialized_end=2077
+  _globals['_INPUT']._serialized_start=2138
+  _globals['_INPUT']._serialized_end=2222
+  _globals['_OUTPUTOF']._serialized_start=2224
+  _globals['_OUTPUTOF']._serialized_end=2261
+  _globals['_OUTPUT']._serialized_start=2263
+  _globals['_OUTPUT']._serialized_end=2321
+  _globals['_PROGRESS']._serialized_start=2323
+  _globals['_PROGRESS']._serialized_end=2409
+  _globals['_FAILURE']._serialized_start=2412
+  _globals['_FAILURE']._serialized_end=2557
+  _globals['_FAILURE_NUMBERSENTRY']._serialized_start=2511
+  _globals['_FAILURE_NUMBERSENTRY']._serialized_end=2557
+  _globals['_CREATEJOBREQUEST']._serialized_start=2559
+  _globals['_CREATEJOBREQUEST']._serialized_end=2631
+  _globals['_GETJOBREQUEST']._serialized_start=2633
+  _globals['_GETJOBREQUEST']._serialized_end=2662
+  _globals['_LISTJOBSREQUEST']._serialized_start=2664
+  _globals['_LISTJOBSREQUEST']._serialized_end=2720
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2722
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2800
+  _globals['_WATCHJOBREQUEST']._serialized_start=2802
+  _globals['_WATCHJOBREQUEST']._serialized_end=2833
+  _globals['_CANCELJOBREQUEST']._serialized_start=2835
+  _globals['_CANCELJOBREQUEST']._serialized_end=2867
+  _globals['_DELETEJOBREQUEST']._serialized_start=2869
+  _globals['_DELETEJOBREQUEST']._serialized_end=2901
+  _globals['_JOBSERVICE']._serialized_start=3404
+  _globals['_JOBSERVICE']._serialized_end=3832
 # @@protoc_insertion_point(module_scope)

@@ -83,6 +83,62 @@ TRANSCRIPT_FORMAT_TSV: TranscriptFormat.ValueType  # 5
 """One segment a line, with its times, separated by tabs."""
 Global___TranscriptFormat: _TypeAlias = TranscriptFormat  # noqa: Y015
 
+class _Overflow:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OverflowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Overflow.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OVERFLOW_UNSPECIFIED: _Overflow.ValueType  # 0
+    """Means OVERFLOW_SPLIT."""
+    OVERFLOW_SPLIT: _Overflow.ValueType  # 1
+    """Read it in pieces."""
+    OVERFLOW_FOLD: _Overflow.ValueType  # 2
+    """Fold the oldest turns into notes, and keep the newest as they are."""
+    OVERFLOW_REFUSE: _Overflow.ValueType  # 3
+    """Fail with TRANSCRIPT_TOO_LONG and the numbers."""
+
+class Overflow(_Overflow, metaclass=_OverflowEnumTypeWrapper):
+    """What to do with a transcript that does not fit the context."""
+
+OVERFLOW_UNSPECIFIED: Overflow.ValueType  # 0
+"""Means OVERFLOW_SPLIT."""
+OVERFLOW_SPLIT: Overflow.ValueType  # 1
+"""Read it in pieces."""
+OVERFLOW_FOLD: Overflow.ValueType  # 2
+"""Fold the oldest turns into notes, and keep the newest as they are."""
+OVERFLOW_REFUSE: Overflow.ValueType  # 3
+"""Fail with TRANSCRIPT_TOO_LONG and the numbers."""
+Global___Overflow: _TypeAlias = Overflow  # noqa: Y015
+
+class _PieceMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PieceModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PieceMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PIECE_MODE_UNSPECIFIED: _PieceMode.ValueType  # 0
+    """Means PIECE_MODE_MAP."""
+    PIECE_MODE_MAP: _PieceMode.ValueType  # 1
+    """Each piece for itself; the answers are merged at once as far as they fit."""
+    PIECE_MODE_REFINE: _PieceMode.ValueType  # 2
+    """One piece after the other, each bringing the answer up to date."""
+    PIECE_MODE_TREE: _PieceMode.ValueType  # 3
+    """Each piece for itself; the answers are merged in small groups, level by level."""
+
+class PieceMode(_PieceMode, metaclass=_PieceModeEnumTypeWrapper):
+    """How pieces of a transcript become one answer."""
+
+PIECE_MODE_UNSPECIFIED: PieceMode.ValueType  # 0
+"""Means PIECE_MODE_MAP."""
+PIECE_MODE_MAP: PieceMode.ValueType  # 1
+"""Each piece for itself; the answers are merged at once as far as they fit."""
+PIECE_MODE_REFINE: PieceMode.ValueType  # 2
+"""One piece after the other, each bringing the answer up to date."""
+PIECE_MODE_TREE: PieceMode.ValueType  # 3
+"""Each piece for itself; the answers are merged in small groups, level by level."""
+Global___PieceMode: _TypeAlias = PieceMode  # noqa: Y015
+
 @_typing.final
 class Job(_message.Message):
     """Stages that are carried out one after the other, each on its own engine."""
@@ -453,34 +509,80 @@ class AnalyzeParameters(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class VariablesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TEMPLATE_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    TEMPLATE_TEXT_FIELD_NUMBER: _builtins.int
     TOKENS_MAX_COUNT_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    VARIABLES_FIELD_NUMBER: _builtins.int
+    OVERFLOW_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    OVERLAP_TURN_COUNT_FIELD_NUMBER: _builtins.int
     template: _builtins.str
-    """Name of a template of the daemon: "summary" or "actions"."""
+    """Name of a template of the daemon, as "coscheduler templates" lists them: "summary"."""
     prompt: _builtins.str
     """A prompt of one's own, up to 20000 characters."""
+    template_text: _builtins.str
+    """A template of one's own: the content of a template file, up to 100000 characters."""
     tokens_max_count: _builtins.int
-    """Most tokens to answer with, 1 to 32768. Absent means 512."""
+    """Most tokens of an answer, 1 to 32768. Absent means the template's own number."""
     seed: _builtins.int
     """Seed of the sampling, below 2^31."""
+    overflow: Global___Overflow.ValueType
+    """What to do with a transcript that does not fit the context. Unspecified means split."""
+    mode: Global___PieceMode.ValueType
+    """How pieces of a transcript become one answer. Unspecified means map."""
+    overlap_turn_count: _builtins.int
+    """How many turns two neighbouring pieces have in common, 0 to 50. Absent means 2."""
+    @_builtins.property
+    def variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values for the variables that the template declares; others are refused. 16 at most."""
+
     def __init__(
         self,
         *,
         template: _builtins.str = ...,
         prompt: _builtins.str = ...,
+        template_text: _builtins.str = ...,
         tokens_max_count: _builtins.int | None = ...,
         seed: _builtins.int = ...,
+        variables: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        overflow: Global___Overflow.ValueType = ...,
+        mode: Global___PieceMode.ValueType = ...,
+        overlap_turn_count: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_tokens_max_count", b"_tokens_max_count", "instruction", b"instruction", "prompt", b"prompt", "template", b"template", "tokens_max_count", b"tokens_max_count"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overlap_turn_count", b"_overlap_turn_count", "_tokens_max_count", b"_tokens_max_count", "instruction", b"instruction", "overlap_turn_count", b"overlap_turn_count", "prompt", b"prompt", "template", b"template", "template_text", b"template_text", "tokens_max_count", b"tokens_max_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tokens_max_count", b"_tokens_max_count", "instruction", b"instruction", "prompt", b"prompt", "seed", b"seed", "template", b"template", "tokens_max_count", b"tokens_max_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlap_turn_count", b"_overlap_turn_count", "_tokens_max_count", b"_tokens_max_count", "instruction", b"instruction", "mode", b"mode", "overflow", b"overflow", "overlap_turn_count", b"overlap_turn_count", "prompt", b"prompt", "seed", b"seed", "template", b"template", "template_text", b"template_text", "tokens_max_count", b"tokens_max_count", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overlap_turn_count: _TypeAlias = _typing.Literal["overlap_turn_count"]  # noqa: Y015
+    _WhichOneofArgType__overlap_turn_count: _TypeAlias = _typing.Literal["_overlap_turn_count", b"_overlap_turn_count"]  # noqa: Y015
     _WhichOneofReturnType__tokens_max_count: _TypeAlias = _typing.Literal["tokens_max_count"]  # noqa: Y015
     _WhichOneofArgType__tokens_max_count: _TypeAlias = _typing.Literal["_tokens_max_count", b"_tokens_max_count"]  # noqa: Y015
-    _WhichOneofReturnType_instruction: _TypeAlias = _typing.Literal["template", "prompt"]  # noqa: Y015
+    _WhichOneofReturnType_instruction: _TypeAlias = _typing.Literal["template", "prompt", "template_text"]  # noqa: Y015
     _WhichOneofArgType_instruction: _TypeAlias = _typing.Literal["instruction", b"instruction"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlap_turn_count) -> _WhichOneofReturnType__overlap_turn_count | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_max_count) -> _WhichOneofReturnType__tokens_max_count | None: ...
     @_typing.overload

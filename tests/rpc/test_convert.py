@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -60,8 +60,15 @@ PARAMETERS: dict[StageKind, st.SearchStrategy[dict[str, Any]]] = {
     StageKind.ANALYZE: st.one_of(
         st.fixed_dictionaries(
             {"template": st.sampled_from(stages.TEMPLATES)},
-            optional={"tokens_max": st.integers(1, 32_768)},
+            optional={
+                "tokens_max": st.integers(1, 32_768),
+                "variables": st.dictionaries(WORDS, TEXT, max_size=3),
+                "overflow": st.sampled_from(get_args(stages.Overflow)),
+                "mode": st.sampled_from(get_args(stages.PieceMode)),
+                "overlap_turns": st.integers(0, 50),
+            },
         ),
+        st.fixed_dictionaries({"template_text": WORDS}),
         st.fixed_dictionaries(
             {"prompt": WORDS}, optional={"seed": INT32, "tokens_max": st.integers(1, 32_768)}
         ),
@@ -143,7 +150,10 @@ def with_canonical_parameters(snapshot: JobSnapshot) -> JobSnapshot:
     changed = tuple(
         replace(
             stage,
-            parameters_json=json.dumps(canonical(stage.kind, json.loads(stage.parameters_json))),
+            # a map on the wire has no order
+            parameters_json=json.dumps(
+                canonical(stage.kind, json.loads(stage.parameters_json)), sort_keys=True
+            ),
         )
         for stage in snapshot.job.stages
     )

@@ -1,42 +1,41 @@
-"""One task in four steps.
+"""One call of the model: a prompt in, an answer out, in slices.
 
-1. Read the transcript, render the prompt and count it; refuse what does not fit, with the numbers.
-2. Decode the prompt in chunks of `n_batch` tokens, a slice each.
-3. Draw the answer in slices of 32 tokens, under the grammar of the template's schema.
-4. Close it if it was cut at its limit, check it against the schema, write `analysis.json`.
+Calls of one task share the beginning of their prompts, what a template says before the transcript.
+It is decoded by itself and stays in the KV cache from call to call; the chunks in which tokens are
+decoded are the same whether it was still there or not, and so are the answers.
 """
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
 import jsonschema
 
-from coscheduler import stages
-from coscheduler.engines.analysis import catalogue, closing
-from coscheduler.engines.analysis import transcript as transcripts
-from coscheduler.engines.analysis.chat import ChatFormat
+from coscheduler.engines.analysis import closing
+from coscheduler.engines.analysis import schema as schemas
 from coscheduler.engines.analysis.native import Context, Model
 from coscheduler.engines.analysis.options import DECODE_TOKENS_PER_SLICE
 from coscheduler.engines.analysis.sampling import Sampler, Sampling
-from coscheduler.engines.base import OutputFile, StageResult, Task
 from coscheduler.errors import EngineFault
-
-OUTPUT_NAME = "analysis.json"
 
 
 @dataclass(frozen=True)
-class Request:
-    """One task, ready to decode. `prompt` holds token ids."""
+class Call:
+    """What is asked. `prompt` holds token ids, the first `shared_count` of which other calls of the
+    task begin with too. Without a schema the answer is free text.
+    """
 
-    template: catalogue.Template
-    language: str
-    is_silent: bool
-    prompt: list[int]
+    prompt: tuple[int, ...]
+    shared_count: int
     tokens_max: int
-    seed: int
-    n_ctx: int
+    sampling: Sampling
+    schema: dict[str, Any] | None
+
+    @property
+    def size(self) -> int:
+        """Tokens that the context must hold at most."""
+        return len(self.prompt) + self.tokens_max
 
 
 @dataclass
@@ -53,132 +52,73 @@ class Answer:
         text = self.data.decode("utf-8", "replace")
         return text.rstrip("\ufffd") if self.finish == "length" else text
 
+    def value(self, schema: dict[str, Any] | None) -> Any | None:
+        """The answer as JSON that the schema accepts; None when it was cut before anything whole.
 
-def request_for(task: Task, model: Model, chat: ChatFormat, n_ctx: int) -> Request:
-    """Step 1. Raises InvalidInput for bad parameters or transcripts, EngineFault
-    TRANSCRIPT_TOO_LONG.
-    """
-    parameters = stages.parse(task.stage, dict(task.parameters))
-    assert isinstance(parameters, stages.AnalyzeParameters)
-    template = catalogue.load(parameters.template or catalogue.CUSTOM)
-    transcript = transcripts.read(task.input_path)
-    text = chat.prompt(template.messages(transcript, parameters.prompt))
-    add_special = not chat.starts_with_bos(text)
-    prompt = model.tokenize(text, add_special=add_special, parse_special=True)
-    _check_fits(len(prompt), parameters.tokens_max, n_ctx)
-    return Request(
-        template=template,
-        language=transcript.language,
-        is_silent=not transcript.turns,
-        prompt=prompt,
-        tokens_max=parameters.tokens_max,
-        seed=parameters.seed,
-        n_ctx=n_ctx,
-    )
+        Raises EngineFault OUTPUT_INVALID.
+        """
+        if schema is None:
+            return {"text": self.text.strip()}
+        if self.finish == "length":
+            return closing.closed(self.text, schema)
+        try:
+            value = json.loads(self.text)
+            jsonschema.validate(value, schema)
+        except (json.JSONDecodeError, jsonschema.ValidationError) as error:
+            raise EngineFault("OUTPUT_INVALID", f"the answer breaks its schema: {error}") from None
+        return value
 
 
-def _check_fits(tokens: int, tokens_max: int, n_ctx: int) -> None:
-    if tokens + tokens_max > n_ctx:
-        raise EngineFault(
-            "TRANSCRIPT_TOO_LONG",
-            f"the prompt has {tokens} tokens and the answer may take {tokens_max}; "
-            f"the context holds {n_ctx}",
-            tokens=tokens,
-            tokens_max=tokens_max,
-            n_ctx=n_ctx,
-        )
+class Conversation:
+    """Calls one after the other on a context that belongs to nobody else meanwhile."""
 
+    def __init__(self, model: Model, context: Context, n_batch: int) -> None:
+        self._model = model
+        self._context = context
+        self._n_batch = n_batch
+        self._shared: tuple[int, ...] = ()  # what the KV cache begins with
 
-def read_prompt(context: Context, request: Request, n_batch: int) -> Iterator[int]:
-    """Step 2. Yields the number of tokens done, after each chunk."""
-    for start in range(0, len(request.prompt), n_batch):
-        chunk = request.prompt[start : start + n_batch]
-        context.decode(chunk)
-        yield start + len(chunk)
+    def answer(self, call: Call, answer: Answer) -> Generator[int]:
+        """Draw into `answer` until the model ends it or the limit is reached.
 
+        Yields the number of tokens done, those of the prompt included, after each slice. Raises
+        EngineFault DECODE_FAILED.
+        """
+        yield from self._read(call)
+        for drawn in self._write(call, answer):
+            yield len(call.prompt) + drawn
 
-def write_answer(
-    model: Model, context: Context, request: Request, answer: Answer
-) -> Generator[int]:
-    """Step 3. Draws into `answer` until the model ends it or the limit is reached; yields the
-    number of tokens drawn, after each slice.
-    """
-    template = request.template
-    sampling = Sampling(template.temperature, template.top_k, template.top_p, request.seed)
-    sampler = Sampler(model, sampling, template.grammar)
-    try:
-        while answer.token_count < request.tokens_max:
-            token = sampler.sample(context)
-            if model.is_end(token):
-                answer.finish = "stop"
-                return
-            answer.data += model.piece(token)
-            answer.token_count += 1
-            if answer.token_count < request.tokens_max:
-                context.decode([token])
-            if answer.token_count % DECODE_TOKENS_PER_SLICE == 0:
-                yield answer.token_count
-    finally:
-        sampler.close()
+    def _read(self, call: Call) -> Generator[int]:
+        """Decode the prompt in chunks of `n_batch`, none across the end of what is shared."""
+        shared = call.prompt[: call.shared_count]
+        done = len(shared) if shared == self._shared else 0
+        if not self._context.rewind(done):
+            done = 0
+        self._shared = ()  # until it is known to be there
+        while done < len(call.prompt):
+            end = len(shared) if done < len(shared) else len(call.prompt)
+            chunk = call.prompt[done : min(done + self._n_batch, end)]
+            self._context.decode(chunk)
+            done += len(chunk)
+            if done >= len(shared):
+                self._shared = shared
+            yield done
 
-
-def save(task: Task, request: Request, answer: Answer) -> StageResult:
-    """Step 4. Raises EngineFault OUTPUT_TRUNCATED or OUTPUT_INVALID."""
-    tokens = {"prompt": len(request.prompt), "completion": answer.token_count}
-    document = {
-        "template": request.template.name,
-        "template_version": request.template.version,
-        "language": request.language,
-        "result": _value(request, answer),
-        "tokens": tokens,
-        "finish": answer.finish,
-    }
-    text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
-    (task.output_dir / OUTPUT_NAME).write_text(text, encoding="utf-8")
-    return StageResult(
-        files=(OutputFile("analysis", OUTPUT_NAME, "application/json"),),
-        notes=tuple(_notes(request, answer)),
-        numbers={f"{kind}_tokens": count for kind, count in tokens.items()}
-        | {"n_ctx": request.n_ctx},
-    )
-
-
-def _value(request: Request, answer: Answer) -> Any:
-    """The answer as JSON that the template's schema accepts."""
-    schema = request.template.schema
-    if schema is None:
-        return {"text": answer.text.strip()}
-    if answer.finish == "length":
-        return _closed(request, answer, schema)
-    try:
-        value = json.loads(answer.text)
-        jsonschema.validate(value, schema)
-    except (json.JSONDecodeError, jsonschema.ValidationError) as error:
-        raise EngineFault(
-            "OUTPUT_INVALID",
-            f"the answer breaks the schema of {request.template.name!r}: {error}",
-        ) from None
-    return value
-
-
-def _closed(request: Request, answer: Answer, schema: dict[str, Any]) -> Any:
-    value = closing.closed(answer.text, schema)
-    if value is None:
-        raise EngineFault(
-            "OUTPUT_TRUNCATED",
-            f"{request.tokens_max} tokens are too few for template {request.template.name!r}: "
-            "nothing whole was written; raise tokens_max",
-            tokens_max=request.tokens_max,
-            completion_tokens=answer.token_count,
-        )
-    return value
-
-
-def _notes(request: Request, answer: Answer) -> Iterator[str]:
-    if answer.finish == "length":
-        yield (
-            f"The answer reached its limit of {request.tokens_max} tokens and was closed there; "
-            "what was not whole is left out."
-        )
-    if request.is_silent:
-        yield "The transcript holds no speech."
+    def _write(self, call: Call, answer: Answer) -> Generator[int]:
+        """Draw under the grammar of the schema; yields the number of tokens, after each slice."""
+        grammar = schemas.grammar(call.schema) if call.schema is not None else None
+        sampler = Sampler(self._model, call.sampling, grammar)
+        try:
+            while answer.token_count < call.tokens_max:
+                token = sampler.sample(self._context)
+                if self._model.is_end(token):
+                    answer.finish = "stop"
+                    return
+                answer.data += self._model.piece(token)
+                answer.token_count += 1
+                if answer.token_count < call.tokens_max:
+                    self._context.decode([token])
+                if answer.token_count % DECODE_TOKENS_PER_SLICE == 0:
+                    yield answer.token_count
+        finally:
+            sampler.close()

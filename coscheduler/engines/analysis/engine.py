@@ -1,8 +1,9 @@
 """The analysis engine: a GGUF model, a capped KV cache, answers as JSON.
 
-A task in four steps: read the transcript and render the prompt; refuse it with numbers if it does
-not fit the context; decode the prompt in chunks of `n_batch` tokens; draw the answer in slices of
-32 tokens. The context is put back to its fresh state after every task, however the task ended.
+A task: read the transcript (`request.py`); if it does not fit the context, read it in pieces
+(`reading.py`); each call decodes a prompt in chunks of `n_batch` tokens and draws an answer in
+slices of 32 tokens (`answering.py`); write it with its citations (`result.py`). The context is put
+back to its fresh state after every task, however the task ended.
 """
 
 import ctypes
@@ -10,8 +11,8 @@ import logging
 import os
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from coscheduler.config import AnalysisSettings, Settings
 from coscheduler.core.model import (
@@ -227,28 +228,41 @@ class AnalysisEngine:
     # -- its work
 
     def slices(self, task: Task) -> Generator[Slice, None, StageResult]:
-        """Answer one task; writes `analysis.json`.
+        """Answer one task; writes `analysis.json`. Answers about pieces are kept in the task's
+        `resume_dir`, and an attempt after an interruption goes on from there.
 
-        Raises InvalidInput PARAMETER_INVALID / TEMPLATE_UNKNOWN / TRANSCRIPT_INVALID, EngineFault
-        TRANSCRIPT_TOO_LONG, OUTPUT_TRUNCATED, OUTPUT_INVALID or DECODE_FAILED.
+        Raises InvalidInput PARAMETER_INVALID / TEMPLATE_UNKNOWN / TEMPLATE_INVALID /
+        VARIABLE_UNKNOWN / TRANSCRIPT_INVALID, EngineFault TRANSCRIPT_TOO_LONG (where the policy is
+        to refuse), PIECE_TOO_SMALL, OUTPUT_TRUNCATED, OUTPUT_INVALID or DECODE_FAILED.
         """
-        from coscheduler.engines.analysis import answering
+        from coscheduler.engines.analysis import answering, reading, request, result
+        from coscheduler.engines.analysis.kept import Kept
 
         loaded = self._need_loaded()
-        request = answering.request_for(task, loaded.model, loaded.chat, loaded.choice.n_ctx)
+        choice = loaded.choice
+        asked = request.of_task(task, loaded.model, loaded.chat, choice.n_ctx)
         context = loaded.context or self._open_context()
-        answer = answering.Answer()
-        total = len(request.prompt) + request.tokens_max
+        conversation = answering.Conversation(loaded.model, context, choice.n_batch)
+        kept = Kept(task.resume_dir, self._identity())
+        read = reading.Reading(asked, conversation, kept)
         self._is_running = True
         try:
-            for done in answering.read_prompt(context, request, loaded.choice.n_batch):
-                yield Slice(done, total, "reading the transcript")
-            with closing(answering.write_answer(loaded.model, context, request, answer)) as written:
-                for done in written:
-                    yield Slice(len(request.prompt) + done, total, "writing")
+            with closing(read.run()) as steps:
+                yield from steps
         finally:
             self._renew_context()
-        return answering.save(task, request, answer)
+        return result.save(task, asked, read.outcome)
+
+    def _identity(self) -> dict[str, Any]:
+        """All that decides an answer beside the question."""
+        model = self._settings.model
+        return asdict(self._need_loaded().choice) | {
+            "model": model.name,
+            "size_bytes": model.stat().st_size,
+            "modified_ns": model.stat().st_mtime_ns,
+            "device": self._device.device,
+            "threads": self._device.threads,
+        }
 
 
 def _percent(on_progress: OnProgress) -> Callable[[float], None]:

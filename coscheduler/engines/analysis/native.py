@@ -299,6 +299,19 @@ class Context:
                 "DECODE_FAILED", f"llama.cpp could not decode {len(tokens)} tokens", code=code
             )
 
+    def rewind(self, count: int) -> bool:
+        """Keep the first `count` tokens and drop the rest.
+
+        False where the cache cannot do that (recurrent state; a window that has moved on): it is
+        empty then.
+        """
+        memory = api.llama_get_memory(self.handle)
+        kept = count > 0 and api.llama_memory_seq_rm(memory, 0, count, -1)
+        if kept and api.llama_memory_seq_pos_min(memory, 0) == 0:
+            return True
+        api.llama_memory_clear(memory, True)
+        return False
+
     def forget(self) -> None:
         """Empty the KV cache and zero it, so that nothing of a task is left."""
         api.llama_memory_clear(api.llama_get_memory(self.handle), True)

@@ -7,7 +7,7 @@ groups.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from coscheduler.errors import EngineFault
@@ -31,7 +31,7 @@ def grammar(schema: Schema) -> str:
 def _expression(schema: Schema, name: str, rules: dict[str, str]) -> str:
     """The body for a schema; parts that need a name go into `rules` below `name`."""
     if "enum" in schema:
-        return "(" + " | ".join(_literal(json.dumps(value)) for value in schema["enum"]) + ")"
+        return one_of(schema["enum"])
     match schema.get("type"):
         case "object":
             return _object(schema, name, rules)
@@ -45,6 +45,35 @@ def _expression(schema: Schema, name: str, rules: dict[str, str]) -> str:
             return '("true" | "false")'
         case other:
             raise _unsupported(name, f"type {other!r}")
+
+
+def one_of(values: Sequence[Any]) -> str:
+    """The expression for one of some values; whole numbers are written digit by digit, so that
+    hundreds of them stay a small grammar.
+    """
+    if all(type(value) is int and value >= 0 for value in values):
+        return _digits({str(value) for value in values})
+    return "(" + " | ".join(_literal(json.dumps(value)) for value in values) + ")"
+
+
+def _digits(numbers: Set[str]) -> str:
+    """One of some texts of digits, by their first digits; digits with the same rest are a class."""
+    by_rest: dict[frozenset[str], str] = {}
+    for digit in "0123456789":
+        rest = frozenset(number[1:] for number in numbers if number.startswith(digit))
+        if rest:
+            by_rest[rest] = by_rest.get(rest, "") + digit
+    branches = [
+        f"[{digits}]" if rest == {""} else f"[{digits}] {_tail(rest)}"
+        for rest, digits in by_rest.items()
+    ]
+    return branches[0] if len(branches) == 1 else "(" + " | ".join(branches) + ")"
+
+
+def _tail(rest: frozenset[str]) -> str:
+    if "" not in rest:
+        return _digits(rest)
+    return f"({_digits(rest - {''})})?"
 
 
 def _object(schema: Schema, name: str, rules: dict[str, str]) -> str:

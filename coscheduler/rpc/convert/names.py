@@ -4,11 +4,11 @@ The tables are built from the names themselves: a member which the protos lack f
 """
 
 from collections.abc import Mapping
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast, get_args
 
 from coscheduler.core.model import EngineName, JobState, Priority, StageState
 from coscheduler.errors import InvalidInput
-from coscheduler.stages import FORMATS, TranscriptFormat
+from coscheduler.stages import FORMATS, Overflow, PieceMode, TranscriptFormat
 from coscheduler.v1 import artifact_pb2, gpu_pb2, job_pb2
 
 Plain = TypeVar("Plain")
@@ -61,6 +61,17 @@ FORMAT: Names[TranscriptFormat, job_pb2.TranscriptFormat.ValueType] = Names(
     {
         entry: job_pb2.TranscriptFormat.Value(f"TRANSCRIPT_FORMAT_{entry.upper()}")
         for entry in FORMATS
+    },
+)
+OVERFLOW: Names[Overflow, job_pb2.Overflow.ValueType] = Names(
+    "overflow",
+    {entry: job_pb2.Overflow.Value(f"OVERFLOW_{entry.upper()}") for entry in get_args(Overflow)},
+)
+MODE: Names[PieceMode, job_pb2.PieceMode.ValueType] = Names(
+    "mode",
+    {
+        entry: job_pb2.PieceMode.Value(f"PIECE_MODE_{entry.upper()}")
+        for entry in get_args(PieceMode)
     },
 )
 # These three are plain text inside; the wire's own names, shortened, are the vocabulary.

@@ -8,7 +8,7 @@ from typing import Any
 
 from coscheduler.core.model import StageKind
 from coscheduler.errors import InvalidInput
-from coscheduler.rpc.convert.names import FORMAT
+from coscheduler.rpc.convert.names import FORMAT, MODE, OVERFLOW
 from coscheduler.v1 import job_pb2
 
 
@@ -65,20 +65,36 @@ def _transcribe_from_wire(message: job_pb2.TranscribeParameters) -> dict[str, An
 
 
 def _analyze_to_wire(values: Mapping[str, Any]) -> job_pb2.AnalyzeParameters:
-    instruction = "template" if values.get("template") else "prompt"
-    return job_pb2.AnalyzeParameters(
+    given = (name for name in ("template", "template_text", "prompt") if values.get(name))
+    instruction = next(given, "prompt")
+    message = job_pb2.AnalyzeParameters(
         tokens_max_count=values.get("tokens_max"),
         seed=values.get("seed", 0),
+        variables=values.get("variables", {}),
+        overlap_turn_count=values.get("overlap_turns"),
         **{instruction: values.get(instruction, "")},
     )
+    if "overflow" in values:
+        message.overflow = OVERFLOW.to_wire(values["overflow"])
+    if "mode" in values:
+        message.mode = MODE.to_wire(values["mode"])
+    return message
 
 
 def _analyze_from_wire(message: job_pb2.AnalyzeParameters) -> dict[str, Any]:
     values: dict[str, Any] = {
         "template": message.template,
         "prompt": message.prompt,
+        "template_text": message.template_text,
         "seed": message.seed,
+        "variables": dict(message.variables),
     }
+    if message.overflow:
+        values["overflow"] = OVERFLOW.from_wire(message.overflow)
+    if message.mode:
+        values["mode"] = MODE.from_wire(message.mode)
+    if message.HasField("overlap_turn_count"):
+        values["overlap_turns"] = message.overlap_turn_count
     if message.HasField("tokens_max_count"):
         values["tokens_max"] = message.tokens_max_count
     return values

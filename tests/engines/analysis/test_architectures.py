@@ -47,7 +47,10 @@ def test_what_is_predicted_is_what_is_allocated(model: Path) -> None:
     loaded.close()
 
 
-def test_every_choice_of_an_engine_keeps_the_cap(model: Path) -> None:
+@pytest.mark.parametrize("name", ["gemma3", "deepseek2", "jamba"])
+def test_every_choice_of_an_engine_keeps_the_cap(tmp_path: Path, name: str) -> None:
+    model = tmp_path / f"{name}.gguf"
+    architectures.write(model, name)
     cap = 1024 * 1024
     limits: dict[str, Any] = {
         "kv_cache_max": cap,

@@ -8,11 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coscheduler.engines.analysis import catalogue
 from coscheduler.engines.analysis.closing import closed
 
-SUMMARY = catalogue.load("summary").schema or {}
-ACTIONS = catalogue.load("actions").schema or {}
+
+def text(low: int = 1) -> dict[str, Any]:
+    return {"type": "string", "minLength": low, "maxLength": 200}
+
+
+def list_of(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "maxItems": 10, "items": items}
+
+
+def object_of(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+SUMMARY = object_of(summary=text(), key_points=list_of(text()))
+ACTIONS = object_of(actions=list_of(object_of(owner=text(0), task=text(), due=text(0))))
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=8)
 nonempty = words.filter(bool)

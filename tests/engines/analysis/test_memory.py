@@ -53,4 +53,4 @@ def test_predicted_bytes_are_the_measured_ones(
     assert_close(seen["predicted_resident"], seen["after_run"])
     assert_close(seen["predicted_resident"], seen["after_cancel"])
     assert seen["unloaded"] <= 6 * MIB  # what remains is of the library itself, once
-    assert seen["predicted_peak"] > 36 * MIB  # so that the tolerance does not hide everything
+    assert seen["predicted_peak"] > 20 * MIB  # so that the tolerance does not hide everything

@@ -22,17 +22,36 @@ def read(tmp_path: Path, content: Any) -> transcript.Transcript:
 def test_segments_become_lines_with_their_speakers(tmp_path: Path) -> None:
     talk = read(tmp_path, TALK)
     assert talk.language == "en"
-    assert talk.text == "SPEAKER_00: We ship on Friday.\nSPEAKER_01: I will write the report."
+    assert talk.text == (
+        "[0] SPEAKER_00: We ship on Friday.\n[1] SPEAKER_01: I will write the report."
+    )
+    assert [(turn.start_ms, turn.end_ms) for turn in talk.turns] == [(0, 4000), (4000, 9500)]
 
 
 def test_segments_without_speaker_or_text(tmp_path: Path) -> None:
     talk = read(tmp_path, {"segments": [{"text": " a \n b "}, {"text": "  "}, {"text": "c"}]})
-    assert talk.text == "a b\nc"
+    assert talk.text == "[0] a b\n[2] c"  # numbers are those of the file
     assert talk.language == ""
+    assert talk.turns[1].start_ms is None
 
 
 def test_plain_text_is_one_turn_for_each_line(tmp_path: Path) -> None:
-    assert read(tmp_path, "\ufeffHallo Jürgen.\n\n  Ja?\n".encode()).text == "Hallo Jürgen.\nJa?"
+    text = read(tmp_path, "\ufeffHallo Jürgen.\n\n  Ja?\n".encode()).text
+    assert text == "[0] Hallo Jürgen.\n[1] Ja?"
+
+
+def test_messages_stand_between_lines_of_dashes(tmp_path: Path) -> None:
+    path = tmp_path / "mail"
+    path.write_text("From: Ann\nHi!\n\nBye - see you.\n---\n\n-----\nTo: me\nWell.\n")
+    talk = transcript.read(path, "message")
+    assert [(turn.number, turn.speaker) for turn in talk.turns] == [(0, "Ann"), (1, "")]
+    assert talk.turns[0].text == "From: Ann\nHi!\n\nBye - see you."
+
+
+@pytest.mark.parametrize("start", [float("nan"), float("inf"), "1", None])
+def test_times_that_are_none_are_not_known(tmp_path: Path, start: Any) -> None:
+    talk = read(tmp_path, {"segments": [{"text": "a", "start": start}]})
+    assert talk.turns[0].start_ms is None
 
 
 def test_empty_transcript(tmp_path: Path) -> None:
