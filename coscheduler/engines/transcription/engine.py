@@ -154,11 +154,13 @@ class TranscriptionEngine:
         window_ms = timing.window_ms(
             models.whisper, device, choice.compute_type, beam_size, choice.batch_size
         )
+        seconds_max = -(-self._settings.store.recording_ms_max // 1000)
+        place = footprint.Place(device.device, seconds_max)
         return Option(
             name=f"{choice.compute_type}, batch {choice.batch_size}",
             resident=footprint.resident(models, choice.compute_type),
             run=footprint.run_lines(
-                models, self._settings, choice.compute_type, choice.batch_size, beam_size
+                models, place, choice.compute_type, choice.batch_size, beam_size
             ),
             quality_tier=footprint.TIERS[choice.compute_type],
             load_ms=timing.load_ms(models.whisper),

@@ -1,7 +1,8 @@
 """Predicted device bytes and times of transcription, from shapes alone.
 
 A run goes through phases that give their memory back: detecting speech, text, word times, speakers.
-Each has the recording (float32, 16 kHz) beside it. Sources of the formulas:
+Each has the recording (float32, 16 kHz) beside it. Loading counts as one more phase: on the CPU the
+weights are read as they are stored and then converted. Sources of the formulas:
 
     text, encoder   attention scores of a whole batch are one tensor, heads x T x T per window; with
                     it live the stream, the fused projection and its three parts: 7 x T x d
@@ -23,13 +24,14 @@ RECORDING_BYTES_PER_SECOND = 4 * SAMPLE_RATE_HZ
 TEXT_TOKENS_MAX = 224  # half of the text positions: the other half is kept for a prompt
 
 VAD_WEIGHT_BYTES = 6 * MIB  # of the model that whisperx brings
-VAD_WORKSPACE_BYTES = {"cpu": 48 * MIB, "cuda": 180 * MIB}  # for one batch of its windows
-VAD_BYTES_PER_SECOND = 16 * 1024  # scores, and the frame times of the thresholding
+VAD_WORKSPACE_BYTES = {"cpu": 42 * MIB, "cuda": 180 * MIB}  # for one batch of its windows
+VAD_BYTES_PER_SECOND = 4 * 1024  # scores, and the frame times of the thresholding
+VAD_LOAD_BYTES = 34 * MIB  # its checkpoint while it is being read
 HEAP_BYTES = 12 * MIB  # freed pages that the C heap keeps, and kernels compiled for new shapes
 # Tensors of the size of the first convolution's output, alive at once, in halves.
 ALIGNER_HALVES, ALIGNER_HALVES_WITH_LAYER_NORMS = 5, 7
 DIARIZER_WORKSPACE_BYTES = 256 * MIB
-CONTEXT_BYTES = {"cpu": 320 * MIB, "cuda": 700 * MIB}
+CONTEXT_BYTES = {"cpu": 192 * MIB, "cuda": 700 * MIB}
 
 TIERS = {"float32": 0, "float16": 0, "int8": 1, "int8_float16": 1}
 
@@ -80,58 +82,99 @@ def window_count(duration_ms: int, batch_size: int) -> int:
     return max(1, min(batch_size, -(-duration_ms // (1000 * WINDOW_SECONDS))))
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a run takes place. On a card the recording and the C heap are not its memory."""
+
+    device: str
+    seconds_max: int  # the longest recording that is accepted
+
+    @property
+    def heap_bytes(self) -> int:
+        """What the C heap holds beside the tensors."""
+        return HEAP_BYTES if self.device == "cpu" else 0
+
+    def recording(self, phase: str) -> list[RunLine]:
+        """The recording, which is there in every phase."""
+        if self.device != "cpu":
+            return []
+        per_second = RECORDING_BYTES_PER_SECOND
+        return [RunLine(Line.HIDDEN_STATE, 0, per_second, self.seconds_max, phase=phase)]
+
+
 def run_lines(
-    models: Models, settings: Settings, compute_type: str, batch_size: int, beam_size: int
+    models: Models, place: Place, compute_type: str, batch_size: int, beam_size: int
 ) -> tuple[RunLine, ...]:
-    """The lines of every phase, up to the longest recording that is accepted."""
-    seconds_max = -(-settings.store.recording_ms_max // 1000)
-    detector = VAD_WORKSPACE_BYTES[settings.device.device] + HEAP_BYTES
+    """The lines of every phase."""
     lines = [
-        *_phase("speech", detector, seconds_max, VAD_BYTES_PER_SECOND),
-        *_text_phase(models.whisper, compute_type, batch_size, beam_size, seconds_max),
+        RunLine(Line.WORKSPACE, _load_bytes(models, place, compute_type), phase="load"),
+        *_speech_phase(place),
+        *_text_phase(models.whisper, place, compute_type, batch_size, beam_size),
     ]
     for aligner in models.aligners:
-        lines += _words_phase(aligner, seconds_max)
+        lines += _words_phase(aligner, place)
     if models.diarizer_bytes:
-        lines += _phase("speakers", DIARIZER_WORKSPACE_BYTES, seconds_max)
+        workspace = DIARIZER_WORKSPACE_BYTES + place.heap_bytes
+        lines += [
+            *place.recording("speakers"),
+            RunLine(Line.WORKSPACE, workspace, phase="speakers"),
+        ]
     return tuple(lines)
 
 
-def _phase(
-    phase: str, workspace_bytes: int, seconds_max: int, bytes_per_second: int = 0
-) -> list[RunLine]:
-    """The recording, and a workspace that may grow with it."""
+def _load_bytes(models: Models, place: Place, compute_type: str) -> int:
+    """What loading takes beside the loaded weights; for a card the host converts them."""
+    if place.device != "cpu":
+        return 0
+    converted = weight_bytes(models.whisper, compute_type)
+    return max(VAD_LOAD_BYTES, models.whisper.stored_bytes - converted)
+
+
+def _speech_phase(place: Place) -> list[RunLine]:
+    workspace = VAD_WORKSPACE_BYTES[place.device] + place.heap_bytes
+    per_second = VAD_BYTES_PER_SECOND if place.device == "cpu" else 0
     return [
-        RunLine(Line.HIDDEN_STATE, 0, RECORDING_BYTES_PER_SECOND, seconds_max, phase=phase),
-        RunLine(Line.WORKSPACE, workspace_bytes, bytes_per_second, seconds_max, phase=phase),
+        *place.recording("speech"),
+        RunLine(Line.WORKSPACE, workspace, per_second, place.seconds_max, phase="speech"),
     ]
 
 
 def _text_phase(
-    model: WhisperModel, compute_type: str, batch_size: int, beam_size: int, seconds_max: int
+    model: WhisperModel, place: Place, compute_type: str, batch_size: int, beam_size: int
 ) -> list[RunLine]:
-    encoder = encoder_bytes(model, compute_type)
     cache = cache_bytes(model, compute_type, beam_size)
+    encoder = encoder_bytes(model, compute_type) - cache  # the cache is filled when it is done
     decoder = 4 * model.audio_position_count * model.hidden_dim * activation_bytes(compute_type)
-    scratch = max(encoder - cache, decoder)  # the cache is filled when the encoder is done
     spectra = 2 * 4 * model.mel_count * 2 * model.audio_position_count  # float32, and a copy
     return [
-        *_phase("text", HEAP_BYTES, seconds_max),
-        _per_window(Line.KV_CACHE, cache, batch_size),
-        _per_window(Line.WORKSPACE, scratch + spectra, batch_size),
+        *place.recording("text"),
+        _per_window(Line.KV_CACHE, 0, cache, batch_size),
+        _per_window(Line.WORKSPACE, place.heap_bytes, max(encoder, decoder) + spectra, batch_size),
     ]
 
 
-def _per_window(line: Line, window_bytes: int, batch_size: int) -> RunLine:
+def _per_window(line: Line, fixed_bytes: int, window_bytes: int, batch_size: int) -> RunLine:
     """So many bytes for every window of the batch."""
     return RunLine(
         line,
-        0,
+        fixed_bytes,
         bytes_per_second=-(-window_bytes // WINDOW_SECONDS),
         seconds_max=WINDOW_SECONDS * batch_size,
         seconds_step=WINDOW_SECONDS,
         phase="text",
     )
+
+
+def _words_phase(aligner: AlignerModel, place: Place) -> list[RunLine]:
+    frame_hz = SAMPLE_RATE_HZ // aligner.conv_strides[0]
+    halves = ALIGNER_HALVES_WITH_LAYER_NORMS if aligner.has_layer_norms else ALIGNER_HALVES
+    per_second = halves * 4 * frame_hz * aligner.conv_dims[0] // 2
+    phase = f"words/{aligner.name}"
+    return [
+        *place.recording(phase),
+        RunLine(Line.WEIGHTS, aligner.parameter_bytes, phase=phase),
+        RunLine(Line.WORKSPACE, place.heap_bytes, per_second, WINDOW_SECONDS, phase=phase),
+    ]
 
 
 def encoder_bytes(model: WhisperModel, compute_type: str) -> int:
@@ -146,15 +189,3 @@ def cache_bytes(model: WhisperModel, compute_type: str, beam_size: int) -> int:
     columns = model.audio_position_count + beam_size * TEXT_TOKENS_MAX
     per_column = 2 * model.decoder_layer_count * model.hidden_dim
     return columns * per_column * activation_bytes(compute_type)
-
-
-def _words_phase(aligner: AlignerModel, seconds_max: int) -> list[RunLine]:
-    frame_hz = SAMPLE_RATE_HZ // aligner.conv_strides[0]
-    halves = ALIGNER_HALVES_WITH_LAYER_NORMS if aligner.has_layer_norms else ALIGNER_HALVES
-    per_second = halves * 4 * frame_hz * aligner.conv_dims[0] // 2
-    phase = f"words/{aligner.name}"
-    return [
-        *_phase(phase, HEAP_BYTES, seconds_max),
-        RunLine(Line.WEIGHTS, aligner.parameter_bytes, phase=phase),
-        RunLine(Line.WORKSPACE, 0, per_second, WINDOW_SECONDS, phase=phase),
-    ]
