@@ -53,7 +53,7 @@ def test_three_stages_end_with_their_results(tmp_path: Path) -> None:
             assert rest == data[1000:]
             for stage in job.stages:
                 difference = abs(stage.predicted_peak_bytes - stage.measured_peak_bytes)
-                assert difference <= max(16 * MIB, stage.predicted_peak_bytes // 20)
+                assert difference <= max(16 * MIB, stage.predicted_peak_bytes // 20), stage
 
     run(story())
 
