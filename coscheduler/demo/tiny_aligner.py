@@ -15,7 +15,7 @@ import transformers
 hf: Any = transformers  # its classes are untyped
 SAMPLE_RATE_HZ = 16_000
 _VOCABULARY = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
-_BLANK_BIAS = 4.0
+_BLANK_BIAS = 12.0
 _LETTER_SCALE = 0.4
 
 
