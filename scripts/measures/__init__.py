@@ -1,0 +1,1 @@
+"""What `scripts/measure NAME` runs: one module for each NAME."""

@@ -1,0 +1,38 @@
+"""The arithmetic of scripts/measure, and its list of names."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+ratio = importlib.import_module("measures._ratios").ratio  # below scripts/, not installed
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    found = ratio([2.0, 20.0, 4.0], [1.0, 10.0, 2.0])
+    assert (found.median, found.low, found.high, found.rounds) == (2, 2, 2, 3)
+
+
+def test_the_interval_holds_the_median_and_is_the_same_every_time() -> None:
+    ours = [1.0, 1.1, 0.9, 1.3, 1.0, 0.8, 1.2]
+    found = ratio(ours, [1.0] * 7)
+    assert found.low <= found.median <= found.high
+    assert found.low < found.high
+    assert ratio(ours, [1.0] * 7) == found
+
+
+def test_rounds_of_different_number_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        ratio([1.0, 2.0], [1.0])
+
+
+def test_without_a_name_the_names_are_said() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "measure"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "analysis" in done.stdout
