@@ -1,8 +1,8 @@
 """llama.cpp by its C functions: a journal of its log, a model, a context.
 
-The library is brittle: using anything after it was freed ends the process. Here every handle has
-one owner, `close` may be called twice, and a closed handle raises RuntimeError instead. All of it
-belongs to one thread.
+The library is brittle: using anything after it was freed, or from two threads, ends the process.
+Here every handle has one owner, `close` may be called twice, and a closed handle raises
+RuntimeError instead. So does any use by another thread than the one that opened the library.
 
 The high-level `Llama` class is not used: it allocates a score for every token of a batch, reserves
 logits for a whole batch, ignores unknown options, and redirects file descriptors while loading.
@@ -11,6 +11,7 @@ logits for a whole batch, ignores unknown options, and redirects file descriptor
 import ctypes
 import logging
 import re
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ _KV_CACHE = re.compile(
 )
 _STATE = re.compile(r"llama_memory_recurrent: size =\s*([\d.]+) MiB")
 MIB = 1024 * 1024
+_owner = 0  # the thread that opened the library: it knows no locks
 _GPU_DEVICE = 1  # GGML_BACKEND_DEVICE_TYPE_GPU; 0 is the CPU
 
 
@@ -117,7 +119,12 @@ def _sink(level: int, text: bytes | None, _user: object) -> None:
 
 
 def open_library() -> Journal:
-    """Take over the log, then initialise the library. May be called again."""
+    """Take over the log, then initialise the library, which belongs to this thread from now on.
+
+    May be called again.
+    """
+    global _owner
+    _owner = threading.get_ident()
     journal = Journal()
     api.llama_log_set(_sink, ctypes.c_void_p(0))
     api.llama_backend_init()
@@ -323,7 +330,9 @@ class Context:
 
 
 def alive(handle: Any, what: str) -> Any:
-    """The handle. Raises RuntimeError when it was closed."""
+    """The handle. Raises RuntimeError when it was closed, or when another thread asks."""
+    if threading.get_ident() != _owner:
+        raise RuntimeError(f"the {what} belongs to another thread")
     if handle is None:
         raise RuntimeError(f"the {what} is closed")
     return handle

@@ -45,6 +45,12 @@ def write_wide(path: Path) -> None:
     _write(path, ("llama", keys, lambda layer: _attention() | wide | _dense(), {}))
 
 
+def write_aborting(path: Path) -> None:
+    """A file that makes llama.cpp abort: recurrent layers of a width that it does not expect."""
+    architecture, keys, block, others = _jamba()
+    _write(path, (architecture, keys | {"ssm.inner_size": WIDTH}, block, others))
+
+
 def _write(path: Path, model: "Model") -> None:
     architecture, keys, block, others = model
     keys = _common() | keys

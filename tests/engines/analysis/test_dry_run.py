@@ -10,6 +10,8 @@ import pytest
 from coscheduler.engines.analysis import dry_run, footprint, header, native
 from coscheduler.errors import EngineFault
 
+from . import architectures
+
 CONTEXTS = [
     dry_run.Wanted(1024, "f16", 256),
     dry_run.Wanted(512, "q8_0", 256),
@@ -49,6 +51,14 @@ def test_unknown_architecture_is_a_fault_with_the_librarys_reason(tmp_path: Path
         dry_run.measure(path, [dry_run.Wanted(512, "f16", 256)], 1)
     assert caught.value.reason == "MODEL_UNSUPPORTED"
     assert "notyetinvented" in caught.value.message
+
+
+def test_a_model_that_makes_the_library_abort_costs_only_the_child(tmp_path: Path) -> None:
+    path = tmp_path / "jamba.gguf"
+    architectures.write_aborting(path)
+    with pytest.raises(EngineFault) as caught:
+        dry_run.measure(path, [dry_run.Wanted(512, "f16", 256)], 1)
+    assert caught.value.reason == "MODEL_UNSUPPORTED"
 
 
 def test_kv_type_that_the_model_does_not_allow(write_model: Callable[..., Path]) -> None:

@@ -1,5 +1,6 @@
 """The handles: exact tokens, and no use after close."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,6 +54,39 @@ def test_closed_handles_raise_instead_of_crashing(
         sampler.sample(context)
     with pytest.raises(RuntimeError, match="model is closed"):
         model.tokenize("a", add_special=False, parse_special=False)
+
+
+def test_the_library_belongs_to_one_thread(model: native.Model, journal: native.Journal) -> None:
+    context = native.Context(model, native.ContextSpec(256, 64, "f16", 1), journal)
+    caught: list[str] = []
+
+    def elsewhere() -> None:
+        for call in (lambda: context.decode([1]), lambda: model.is_end(1), context.forget):
+            with pytest.raises(RuntimeError) as raised:
+                call()
+            caught.append(str(raised.value))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert len(caught) == 3
+    assert all("another thread" in text for text in caught)
+    context.decode([1])  # still the owner's
+    context.close()
+
+
+def test_tokens_behind_a_count_are_dropped(model: native.Model, journal: native.Journal) -> None:
+    context = native.Context(model, native.ContextSpec(256, 64, "f16", 1), journal)
+    context.decode([5, 6, 7])
+    expected = context.logits().copy()
+    context.decode([8, 9])
+    assert context.rewind(2)
+    context.decode([7])
+    assert abs(context.logits() - expected).max() < 0.02
+    assert not context.rewind(0)  # nothing to keep: empty
+    context.decode([5, 6])
+    assert context.rewind(2)
+    context.close()
 
 
 def test_a_full_context_is_a_fault(model: native.Model, journal: native.Journal) -> None:
