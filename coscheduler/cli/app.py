@@ -1,6 +1,7 @@
 """The commands, their options and their help. What they do is in the modules beside this one."""
 
 import asyncio
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +10,8 @@ import typer
 
 from coscheduler import __version__
 from coscheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED
-
-
-def _examples(*lines: str) -> str:
-    """The foot of a command's help; an empty line keeps each example on a line of its own."""
-    return "\n\n".join(["Examples:", *lines])
-
+from coscheduler.cli.gpu import gpu_app
+from coscheduler.cli.options import Json, examples
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Pull a sound out of recordings, write down who said what, make sense of it: three models "
     "on one device, whose memory a daemon shares out.",
-    epilog=_examples(
+    epilog=examples(
         "coscheduler run talk.flac --out results --analyze summary", "coscheduler jobs list"
     ),
 )
@@ -30,6 +27,7 @@ jobs_app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel and
 app.add_typer(jobs_app, name="jobs")
 models_app = typer.Typer(no_args_is_help=True, help="Look at model files.")
 app.add_typer(models_app, name="models")
+app.add_typer(gpu_app, name="gpu")
 
 
 class PriorityClass(StrEnum):
@@ -64,7 +62,6 @@ class KvType(StrEnum):
     Q4_0 = "q4_0"
 
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of stdout.")]
 JobNames = Annotated[list[str], typer.Argument(metavar="JOB", help="jobs/ID, or only ID.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="jobs/ID, or only ID.")]
 
@@ -95,7 +92,7 @@ def common(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "coscheduler serve --config configs/cpu.toml",
         "coscheduler serve --config configs/24gb.toml --listen 127.0.0.1:7070",
     )
@@ -143,7 +140,7 @@ def serve(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "coscheduler run talk.flac --out results",
         'coscheduler run *.wav --out results --separate "speech" --analyze summary',
         'coscheduler run talk.txt --no-transcribe --prompt "Who came?" --out results',
@@ -190,6 +187,17 @@ def run(
     priority: Annotated[PriorityClass, typer.Option(help="The class of the jobs.")] = (
         PriorityClass.NORMAL
     ),
+    quality_min: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="TIER", help="The worst quality that will do; 0 is the best."),
+    ] = None,
+    deadline: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="SECONDS", help="Say when it will take longer than this."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be loaded, evicted, waited for.")
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -212,6 +220,7 @@ def run(
       coscheduler run talk.txt --no-transcribe --prompt "Who promised what?" --out results
 
     """
+    from coscheduler.cli import dry_run as plans
     from coscheduler.cli import private, say, templates
     from coscheduler.cli import run as runs
     from coscheduler.cli.view import Watching, outcome
@@ -221,8 +230,15 @@ def run(
     analysis |= {"overflow": overflow.value, "mode": mode.value}
     analysis |= {} if tokens_max is None else {"tokens_max": tokens_max}
     priority_class = Priority[priority.name]
-    plan = Plan(separate, transcribe, name, prompt, language, priority_class, analysis)
+    deadline_ms = None if deadline is None else time.time_ns() // 1_000_000 + 1000 * deadline
+    plan = Plan(
+        separate, transcribe, name, prompt, language, priority_class, analysis,
+        quality_min=quality_min, deadline_ms=deadline_ms,
+    )  # fmt: skip
     recordings = runs.prepare(audio, out, plan)
+    if dry_run:
+        with private.reachable(context.obj, config) as address:
+            raise typer.Exit(plans.plan_all(address, recordings, plan, as_json))
     console = say.console(as_json=as_json)
     with private.reachable(context.obj, config) as address, Watching(console) as view:
         interrupted = asyncio.run(runs.run_all(address, recordings, plan, view))
@@ -281,24 +297,9 @@ def delete_jobs(context: typer.Context, names: JobNames) -> None:
     jobs.delete(context.obj, names)
 
 
-@app.command(epilog=_examples("coscheduler gpu --watch", "coscheduler gpu --json"))
-def gpu(
-    context: typer.Context,
-    watch: Annotated[bool, typer.Option("--watch", help="Again every second.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Show who holds which bytes of the device, as bars, and what each engine is doing."""
-    from coscheduler.cli import device
-
-    try:
-        device.show(context.obj, watch=watch, as_json=as_json)
-    except KeyboardInterrupt:
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
 @models_app.command(
     "check",
-    epilog=_examples(
+    epilog=examples(
         'coscheduler models check model.gguf --kv-budget "1.25 GiB"',
         "coscheduler models check model.gguf --n-ctx 8192 --json",
     ),
@@ -330,7 +331,7 @@ def check_model(
     models.check(file, kv_budget, n_ctx, kv_type.value if kv_type else "", memory, as_json)
 
 
-@app.command("templates", epilog=_examples("coscheduler templates", "coscheduler templates --json"))
+@app.command("templates", epilog=examples("coscheduler templates", "coscheduler templates --json"))
 def list_templates(as_json: Json = False) -> None:
     """List the templates of --analyze: what each asks for, its version and variables."""
     from coscheduler.cli import templates

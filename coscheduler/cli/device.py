@@ -1,19 +1,16 @@
-"""`coscheduler gpu`: the ledger, once or every second."""
+"""What `coscheduler gpu` and the commands below it do."""
 
-import time
+from collections.abc import Callable
 from dataclasses import asdict
 
 from rich.live import Live
 
 from coscheduler.cli import say, view
-from coscheduler.client import Client
-from coscheduler.runtime.api import GpuSnapshot
-
-WATCH_SECONDS = 1.0
+from coscheduler.client import Client, GpuSnapshot
 
 
 def show(server: str | None, *, watch: bool, as_json: bool) -> None:
-    """Print the device once, or again and again until interrupted."""
+    """Print the device once, or with every change until interrupted."""
     console = say.console()
     with Client(server) as client:
         if not watch:
@@ -21,9 +18,22 @@ def show(server: str | None, *, watch: bool, as_json: bool) -> None:
         elif console.is_terminal and not as_json:
             _live(client)
         else:
-            while True:
-                _print(client.gpu(), as_json)
-                time.sleep(WATCH_SECONDS)
+            for snapshot in client.watch_gpu():
+                _print(snapshot, as_json)
+
+
+def change(server: str | None, ask: Callable[[Client], GpuSnapshot], as_json: bool) -> None:
+    """Ask for a change and print the device as it is then."""
+    with Client(server) as client:
+        _print(ask(client), as_json)
+
+
+def set_budget(server: str | None, size: str, as_json: bool) -> None:
+    """Set the budget and print the device. Raises InvalidInput SIZE_INVALID."""
+    from coscheduler.cli.models import parse_size
+
+    budget_bytes = parse_size(size)
+    change(server, lambda client: client.set_budget(budget_bytes), as_json)
 
 
 def _print(snapshot: GpuSnapshot, as_json: bool) -> None:
@@ -34,7 +44,6 @@ def _print(snapshot: GpuSnapshot, as_json: bool) -> None:
 
 
 def _live(client: Client) -> None:
-    with Live(view.gpu(client.gpu()), console=say.console(), auto_refresh=False) as live:
-        while True:
-            time.sleep(WATCH_SECONDS)
-            live.update(view.gpu(client.gpu()), refresh=True)
+    with Live(console=say.console(), auto_refresh=False) as live:
+        for snapshot in client.watch_gpu():
+            live.update(view.gpu(snapshot), refresh=True)

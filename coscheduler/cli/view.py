@@ -124,6 +124,7 @@ def outcome(metrics: dict[str, Any]) -> RenderableType:
         lines += [Text(f"{stage['stage']}: {note}") for note in stage["notes"]]
         lines += [Text(f"{stage['stage']} evicted {what}") for what in stage["evicted"]]
         lines += [Text(f"{stage['stage']} waited for {what}") for what in stage["waited_for"]]
+    lines += [Text(printable(note), style="yellow") for note in metrics.get("notes", ())]
     lines += [Text(f"  {printable(path)}") for path in metrics["files"]]
     return Group(*lines)
 
@@ -174,7 +175,10 @@ def gpu(snapshot: GpuSnapshot) -> RenderableType:
         _ledger_table(snapshot),
         _engine_table(snapshot.engines),
         Text(f"{snapshot.running_count} jobs running, {snapshot.queued_count} queued"),
+        *(Text(f"{view.engine}: {view.note}") for view in snapshot.engines if view.note),
     ]
+    if snapshot.is_draining:
+        lines.append(Text("draining: nothing is started", style="yellow"))
     return Group(*lines, *(Text(warning, style="yellow") for warning in snapshot.warnings))
 
 
@@ -214,7 +218,11 @@ def _engine_table(engines: tuple[EngineView, ...]) -> Table:
     table = Table("engine", "state", "model", "option", "predicted", "measured", "job", box=None)
     for view in engines:
         table.add_row(
-            view.engine, Text(view.failure or view.state), Text(view.model), Text(view.option),
+            view.engine, Text(_state(view)), Text(view.model), Text(view.option),
             size(view.predicted_bytes), size(view.measured_bytes), view.job,
         )  # fmt: skip
     return table
+
+
+def _state(view: EngineView) -> str:
+    return (view.failure or view.state) + (", pinned" if view.is_pinned else "")

@@ -15,7 +15,15 @@ from coscheduler.client.blocking import Client
 from coscheduler.client.channel import Backoff
 from coscheduler.client.requests import Plan
 from coscheduler.client.results import RunResult
-from coscheduler.core.model import InputRef, JobState, Priority, StageKind, StageState
+from coscheduler.core.model import (
+    EngineName,
+    InputRef,
+    JobPlan,
+    JobState,
+    Priority,
+    StageKind,
+    StageState,
+)
 from coscheduler.runtime.api import Artifact, GpuSnapshot, JobRequest, JobSnapshot, StageRequest
 
 __all__ = [
@@ -23,8 +31,10 @@ __all__ = [
     "AsyncClient",
     "Backoff",
     "Client",
+    "EngineName",
     "GpuSnapshot",
     "InputRef",
+    "JobPlan",
     "JobRequest",
     "JobSnapshot",
     "JobState",

@@ -30,7 +30,7 @@ from coscheduler.client.transfer import (
     open_source,
     upload_messages,
 )
-from coscheduler.core.model import Priority
+from coscheduler.core.model import EngineName, JobPlan, Priority
 from coscheduler.errors import CoschedulerError, Unavailable
 from coscheduler.rpc import convert, status
 from coscheduler.runtime.api import Artifact, GpuSnapshot, JobRequest, JobSnapshot
@@ -224,6 +224,61 @@ class AsyncClient:
         message = gpu_pb2.GetGpuRequest()
         return convert.gpu_from_wire(await self._ask(self._gpu.GetGpu, message))
 
+    async def watch_gpu(self) -> AsyncGenerator[GpuSnapshot, None]:
+        """The device at once, then after changes and every second, until the daemon ends. A lost
+        connection is taken up again as in `watch_job`.
+        """
+        patience: Patience | None = None
+        while True:
+            call = self._gpu.WatchGpu(gpu_pb2.WatchGpuRequest())
+            try:
+                async for message in call:
+                    patience = Patience(self._backoff)
+                    yield convert.gpu_from_wire(message)
+                lost: CoschedulerError = Unavailable("WATCH_BROKEN", "the watch of the gpu ended")
+            except grpc.aio.AioRpcError as error:
+                lost = status.from_rpc_error(error, self.address)
+            finally:
+                call.cancel()
+            if patience is None:
+                raise lost
+            await asyncio.sleep(patience.pause_ms(lost) / 1000)
+
+    async def set_budget(self, budget_bytes: int) -> GpuSnapshot:
+        """What the engines may hold together from now on; 0: as the daemon's config says."""
+        message = gpu_pb2.SetBudgetRequest(budget_bytes=budget_bytes)
+        return convert.gpu_from_wire(await self._ask(self._gpu.SetBudget, message))
+
+    async def load_engine(self, engine: EngineName, option: str = "") -> GpuSnapshot:
+        """Ask for an engine in memory before any job. Raises Refused, InvalidInput."""
+        message = gpu_pb2.LoadEngineRequest(engine=convert.engine_to_wire(engine), option=option)
+        return convert.gpu_from_wire(await self._ask(self._gpu.LoadEngine, message))
+
+    async def unload_engine(self, engine: EngineName) -> GpuSnapshot:
+        """Ask for an engine's memory back, once it is idle. Raises Refused ENGINE_PINNED."""
+        message = gpu_pb2.UnloadEngineRequest(engine=convert.engine_to_wire(engine))
+        return convert.gpu_from_wire(await self._ask(self._gpu.UnloadEngine, message))
+
+    async def pin_engine(self, engine: EngineName, is_pinned: bool = True) -> GpuSnapshot:
+        """Keep an engine in memory once it is there, or no longer."""
+        number = convert.engine_to_wire(engine)
+        message = gpu_pb2.PinEngineRequest(engine=number, pinned=is_pinned)
+        return convert.gpu_from_wire(await self._ask(self._gpu.PinEngine, message))
+
+    async def drain(self) -> GpuSnapshot:
+        """Start nothing any more; what runs may end."""
+        return convert.gpu_from_wire(await self._ask(self._gpu.Drain, gpu_pb2.DrainRequest()))
+
+    async def end_drain(self) -> GpuSnapshot:
+        """Start things again."""
+        message = gpu_pb2.EndDrainRequest()
+        return convert.gpu_from_wire(await self._ask(self._gpu.EndDrain, message))
+
+    async def plan_job(self, request: JobRequest) -> JobPlan:
+        """What would become of a job; nothing is created. A refusal is part of the plan."""
+        message = job_pb2.PlanJobRequest(job=convert.job_request_to_wire(request).job)
+        return convert.plan_from_wire(await self._ask(self._jobs.PlanJob, message))
+
     async def submit(
         self, audio: Path | str, plan: Plan, on_upload: OnBytes = ignore_bytes
     ) -> JobSnapshot:
@@ -250,16 +305,20 @@ class AsyncClient:
         language: str = "",
         priority: Priority = Priority.NORMAL,
         analysis: Mapping[str, Any] | None = None,
+        separation: Mapping[str, Any] | None = None,
         out: Path | str | None = None,
         on_update: Callable[[JobSnapshot], None] = ignore_update,
     ) -> RunResult:
         """A recording in, its results out: upload, job, watch, and with `out` the files.
 
         `separate` is the sound to pull out, `analyze` a template ("summary", "actions"), `prompt` a
-        question of one's own, `analysis` further parameters of that stage: see `Plan`.
+        question of one's own; `separation` and `analysis` have further parameters: see `Plan`.
         A job that fails is returned, not raised: see `RunResult.succeeded`.
         """
-        plan = Plan(separate, transcribe, analyze, prompt, language, priority, analysis or {})
+        plan = Plan(
+            separate, transcribe, analyze, prompt, language, priority,
+            analysis or {}, separation or {},
+        )  # fmt: skip
         snapshot = await self.submit(audio, plan)
         async for update in self.watch_job(snapshot.job.name):
             snapshot = update

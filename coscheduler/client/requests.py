@@ -19,7 +19,9 @@ class Plan:
 
     `separate` is the sound to pull out; `analyze` a template, or `prompt` a question of one's own.
     `analysis` has further parameters of that stage by name, `stages.AnalyzeParameters`; with
-    `template_text` among them it is the instruction.
+    `template_text` among them it is the instruction. `separation` has further parameters of the
+    separation by name, `stages.SeparateParameters`: spans, candidates, seed. `quality_min` and
+    `deadline_ms` are those of `JobRequest`.
     """
 
     separate: str | None = None
@@ -29,12 +31,15 @@ class Plan:
     language: str = ""
     priority: Priority = Priority.NORMAL
     analysis: Mapping[str, Any] = field(default_factory=dict)
+    separation: Mapping[str, Any] = field(default_factory=dict)
+    quality_min: int | None = None
+    deadline_ms: int | None = None
 
     def stages(self) -> tuple[StageRequest, ...]:
         """The stages in order. Raises InvalidInput NO_STAGES or what `stages.parse` raises."""
         wanted: list[tuple[StageKind, dict[str, Any]]] = []
         if self.separate is not None:
-            wanted.append((StageKind.SEPARATE, {"prompt": self.separate}))
+            wanted.append((StageKind.SEPARATE, {"prompt": self.separate, **self.separation}))
         if self.transcribe:
             wanted.append((StageKind.TRANSCRIBE, {"language": self.language}))
         own = "template_text" in self.analysis
@@ -70,4 +75,6 @@ class Plan:
             source=InputRef(artifact=artifact),
             priority=int(self.priority),
             title=title[:TITLE_CHARACTERS_MAX],
+            quality_min=self.quality_min,
+            deadline_ms=self.deadline_ms,
         )

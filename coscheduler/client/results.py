@@ -61,6 +61,9 @@ def metrics(snapshot: JobSnapshot, files: Iterable[Path] = ()) -> dict[str, Any]
         "state": job.state.name,
         "stages": [_stage_metrics(stage) for stage in job.stages],
         "failure": failure_fields(job.failure),
+        "deadline_ms": job.deadline_ms,
+        "expected_end_ms": snapshot.expected_end_ms,
+        "notes": list(snapshot.notes),
         "files": [str(path) for path in files],
     }
 
@@ -79,9 +82,12 @@ def _stage_metrics(stage: Stage) -> dict[str, Any]:
         "option": stage.option,
         "quality_tier": stage.quality_tier,
         "attempt_count": stage.attempt_count,
+        "preempt_count": stage.preempt_count,
+        "oom_count": stage.oom_count,
         "evicted": list(stage.evicted),
         "waited_for": list(stage.waited_for),
         "notes": list(stage.notes),
+        "numbers": dict(stage.numbers),
         "outputs": [vars(output) for output in stage.outputs],
         "failure": failure_fields(stage.failure),
     }

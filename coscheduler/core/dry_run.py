@@ -4,8 +4,6 @@ The copy is the real scheduler, so the plan names the same options, evictions an
 would meet if every load and run took as long as expected, nothing failed and nobody else came.
 """
 
-from dataclasses import dataclass
-
 from coscheduler.core import events as ev
 from coscheduler.core.commands import (
     Cancel,
@@ -20,7 +18,15 @@ from coscheduler.core.commands import (
 )
 from coscheduler.core.engine_state import EngineState, Phase
 from coscheduler.core.jobs import current_index
-from coscheduler.core.model import EngineName, Failure, Job, Output, StageKind, total_bytes
+from coscheduler.core.model import (
+    EngineName,
+    Failure,
+    Job,
+    JobPlan,
+    Output,
+    StageKind,
+    total_bytes,
+)
 from coscheduler.core.scheduler import Scheduler, State
 from coscheduler.errors import CoschedulerError
 
@@ -31,18 +37,6 @@ ROLES = {
     StageKind.TRANSCRIBE: ("transcript",),
     StageKind.ANALYZE: ("analysis",),
 }
-
-
-@dataclass(frozen=True)
-class JobPlan:
-    """The job as it would end, when (None: it would wait for ever, see its waits), the decisions
-    about it, and why it would be refused, if so.
-    """
-
-    job: Job
-    end_ms: int | None
-    decisions: tuple[str, ...] = ()
-    refusal: Failure | None = None
 
 
 def plan_job(state: State, job: Job) -> JobPlan:

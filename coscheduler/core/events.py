@@ -64,6 +64,7 @@ class StageDone:
     outputs: tuple[Output, ...]
     notes: tuple[str, ...]
     measured_peak_bytes: int
+    numbers: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -233,6 +233,7 @@ class Stage:
     waited_for: tuple[str, ...] = ()
     outputs: tuple[Output, ...] = ()
     notes: tuple[str, ...] = ()
+    numbers: tuple[tuple[str, int], ...] = ()  # what the engine counted and timed, by name
     failure: Failure | None = None
 
 
@@ -256,3 +257,15 @@ class Job:
     def engines(self) -> tuple[EngineName, ...]:
         """The engine of each stage, in order."""
         return tuple(ENGINE_OF[stage.kind] for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """The job as it would end, when (None: it would wait for ever, see its waits), the decisions
+    about it, and why it would be refused, if so.
+    """
+
+    job: Job
+    end_ms: int | None
+    decisions: tuple[str, ...] = ()
+    refusal: Failure | None = None

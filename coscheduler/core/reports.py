@@ -169,6 +169,7 @@ class Reports:
             state=StageState.SUCCEEDED,
             outputs=event.outputs,
             notes=event.notes,
+            numbers=event.numbers,
             measured_peak_bytes=event.measured_peak_bytes,
         )
         self._jobs.hand_on(event.job, event.outputs)

@@ -17,6 +17,7 @@ from coscheduler.core.commands import Command
 from coscheduler.core.controls import Controls
 from coscheduler.core.decisions import Decider, kept_until_ms
 from coscheduler.core.engine_state import BUSY, EngineState, Limits, Phase
+from coscheduler.core.estimates import expected_ends
 from coscheduler.core.intents import Bring, GiveUp, Go, GoOn, Turn, Wait
 from coscheduler.core.jobs import JobBook, current_index
 from coscheduler.core.ledger import Key, Ledger, Reservation
@@ -24,6 +25,8 @@ from coscheduler.core.model import ENGINE_OF, EngineName, Job, JobState, Priorit
 from coscheduler.core.refusals import misfit, not_configured
 from coscheduler.core.reports import Reports
 from coscheduler.errors import Exhausted, Refused
+
+ESTIMATE_MS = 1000  # an estimate holds so long, unless a job asks that it lacks
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Scheduler:
         self.engines = {name: EngineState(name) for name in engines}
         self.limits = limits
         self._jobs = JobBook(limits.attempts_max)
+        self._ends: dict[str, int] = {}
+        self._ends_ms = 0
         self._actions = Actions(self.ledger, self._jobs)
         self._decider = Decider(self.ledger, self.engines, self._jobs, limits)
         self._controls = Controls(
@@ -156,6 +161,18 @@ class Scheduler:
     def check_pin(self, engine: EngineName) -> None:
         """May PinRequested be sent? Raises Refused ENGINE_NOT_CONFIGURED or the engine's reason."""
         self._controls.usable(engine)
+
+    def expected_end_ms(self, job_name: str) -> int | None:
+        """When an unfinished job may be expected to end, as of the last event or a little earlier;
+        None where it cannot be said. See `estimates.py`.
+        """
+        now_ms = self._jobs.now_ms
+        if job_name not in self._ends or now_ms >= self._ends_ms + ESTIMATE_MS:
+            engines, capacity = self.engines, self.ledger.capacity_bytes
+            slots = self.limits.compute_slots
+            self._ends = expected_ends(self.jobs, engines, capacity, slots, now_ms)
+            self._ends_ms = now_ms
+        return self._ends.get(job_name)
 
     def waiting_for(self, job_name: str) -> str:
         """Why the job's current stage does not run, or ""."""

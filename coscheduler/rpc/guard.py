@@ -11,7 +11,7 @@ from coscheduler.rpc import status
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # generic for type checkers only
 PREFIX = "/coscheduler.v1."
-WATCH = "/coscheduler.v1.JobService/WatchJob"
+WATCHES = ("/coscheduler.v1.JobService/WatchJob", "/coscheduler.v1.GpuService/WatchGpu")
 BUILDERS: dict[tuple[bool, bool], Callable[..., Handler]] = {  # by (request, response) streaming
     (False, False): grpc.unary_unary_rpc_method_handler,
     (True, False): grpc.stream_unary_rpc_method_handler,
@@ -43,7 +43,7 @@ class Guard(grpc.aio.ServerInterceptor):
     async def settle(self, timeout_ms: int) -> None:
         """Wait until no call that moves data or changes state is in flight, at most `timeout_ms`.
 
-        Watches do not count: they may last as long as their jobs.
+        Watches do not count: they may last as long as their jobs, or the daemon.
         """
         if self._in_flight:
             await asyncio.wait(set(self._in_flight), timeout=timeout_ms / 1000)
@@ -71,7 +71,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def _stream(self, method: Any, call: str) -> Callable[..., Any]:
         async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
-            with nullcontext() if call == WATCH else self._counted():
+            with nullcontext() if call in WATCHES else self._counted():
                 try:
                     async for message in method(request, context):
                         yield message

@@ -20,6 +20,7 @@ from coscheduler.v1 import (
 
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 200
+PLANNED = "planned"  # the request_id of a job that is only planned
 
 
 def page_size(asked: int) -> int:
@@ -78,6 +79,11 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         """Delete a job that has ended."""
         await self._daemon.delete_job(request.name)
         return Empty()
+
+    async def PlanJob(self, request: job_pb2.PlanJobRequest, context: Any) -> job_pb2.JobPlan:
+        """What would become of a job."""
+        asked = convert.asked_job_from_wire(request.job, PLANNED)
+        return convert.plan_to_wire(await self._daemon.plan_job(asked))
 
 
 class ArtifactService(artifact_pb2_grpc.ArtifactServiceServicer):
@@ -172,3 +178,37 @@ class GpuService(gpu_pb2_grpc.GpuServiceServicer):
     async def GetGpu(self, request: gpu_pb2.GetGpuRequest, context: Any) -> gpu_pb2.Gpu:
         """The ledger and the engines."""
         return convert.gpu_to_wire(await self._daemon.gpu())
+
+    async def WatchGpu(
+        self, request: gpu_pb2.WatchGpuRequest, context: Any
+    ) -> AsyncIterator[gpu_pb2.Gpu]:
+        """The ledger and the engines as they change."""
+        async for snapshot in self._daemon.watch_gpu():
+            yield convert.gpu_to_wire(snapshot)
+
+    async def SetBudget(self, request: gpu_pb2.SetBudgetRequest, context: Any) -> gpu_pb2.Gpu:
+        """Another budget."""
+        return convert.gpu_to_wire(await self._daemon.set_budget(request.budget_bytes))
+
+    async def LoadEngine(self, request: gpu_pb2.LoadEngineRequest, context: Any) -> gpu_pb2.Gpu:
+        """An engine in memory before any job."""
+        engine = convert.engine_from_wire(request.engine)
+        return convert.gpu_to_wire(await self._daemon.load_engine(engine, request.option))
+
+    async def UnloadEngine(self, request: gpu_pb2.UnloadEngineRequest, context: Any) -> gpu_pb2.Gpu:
+        """An engine's memory back."""
+        engine = convert.engine_from_wire(request.engine)
+        return convert.gpu_to_wire(await self._daemon.unload_engine(engine))
+
+    async def PinEngine(self, request: gpu_pb2.PinEngineRequest, context: Any) -> gpu_pb2.Gpu:
+        """An engine to stay in memory, or no longer."""
+        engine = convert.engine_from_wire(request.engine)
+        return convert.gpu_to_wire(await self._daemon.pin_engine(engine, request.pinned))
+
+    async def Drain(self, request: gpu_pb2.DrainRequest, context: Any) -> gpu_pb2.Gpu:
+        """Start nothing any more."""
+        return convert.gpu_to_wire(await self._daemon.drain(True))
+
+    async def EndDrain(self, request: gpu_pb2.EndDrainRequest, context: Any) -> gpu_pb2.Gpu:
+        """Start things again."""
+        return convert.gpu_to_wire(await self._daemon.drain(False))

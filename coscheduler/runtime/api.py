@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from coscheduler.core.model import EngineName, InputRef, Job, Priority, StageKind
+from coscheduler.core.model import EngineName, InputRef, Job, JobPlan, Priority, StageKind
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,19 @@ class StageRequest:
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A job as asked for. The same `request_id` always means the same job (1..128 characters)."""
+    """A job as asked for. The same `request_id` always means the same job (1..128 characters).
+
+    `quality_min` is the worst quality tier that will do (0 is the best; None: any); `deadline_ms`,
+    since the Unix epoch, is told and not enforced.
+    """
 
     request_id: str
     stages: tuple[StageRequest, ...]
     source: InputRef | None = None
     priority: int = int(Priority.NORMAL)
     title: str = ""
+    quality_min: int | None = None
+    deadline_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class JobSnapshot:
-    """A job as it stands, with the progress of its running stage and what it waits for, if any."""
+    """A job as it stands, with the progress of its running stage and what it waits for, if any.
+
+    `expected_end_ms` is an estimate, None where there is none; `notes` are for people.
+    """
 
     job: Job
     progress: Progress | None = None
     waiting_for: str = ""
+    expected_end_ms: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,8 @@ class EngineView:
     """An engine as it stands.
 
     `state`: not_configured, unavailable, stopped, starting, started, loading, loaded, running,
-    unloading. `failure` says why it is unavailable. `pid` 0: no process.
+    paused, unloading, stopping. `failure` says why it is unavailable. `pid` 0: no process. `note`
+    says what a load that was asked for waits for, or why it failed.
     """
 
     engine: EngineName
@@ -107,11 +119,17 @@ class EngineView:
     measured_bytes: int = 0
     options: tuple[str, ...] = ()
     failure: str = ""
+    is_pinned: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class GpuSnapshot:
-    """The ledger and the engines at one moment."""
+    """The ledger and the engines at one moment.
+
+    `capacity_bytes` may be given out now; `budget_bytes` could be, if no other program used the
+    device.
+    """
 
     device: str
     device_name: str
@@ -125,6 +143,8 @@ class GpuSnapshot:
     queued_count: int = 0
     running_count: int = 0
     warnings: tuple[str, ...] = field(default=())
+    budget_bytes: int = 0
+    is_draining: bool = False
 
 
 class ArtifactWriter(Protocol):
@@ -176,6 +196,12 @@ class DaemonApi(Protocol):
         """A final job and its outputs. Raises Refused JOB_NOT_FINAL."""
         ...
 
+    async def plan_job(self, request: JobRequest) -> JobPlan:
+        """What would become of the job if it were created now; nothing changes. A refusal is part
+        of the plan. Raises InvalidInput, NotFound (source), Refused INPUT_JOB_FAILED.
+        """
+        ...
+
     async def begin_artifact(self, kind: str, media_type: str, filename: str) -> ArtifactWriter:
         """Raises InvalidInput KIND_UNKNOWN, Exhausted DISK_FULL, Unavailable DRAINING."""
         ...
@@ -200,4 +226,34 @@ class DaemonApi(Protocol):
 
     async def gpu(self) -> GpuSnapshot:
         """The ledger and the engines now."""
+        ...
+
+    def watch_gpu(self) -> AsyncIterator[GpuSnapshot]:
+        """A snapshot at once, then after changes and at least every second (a slow reader misses
+        old ones), until the daemon ends. Raises Exhausted TOO_MANY_WATCHERS.
+        """
+        ...
+
+    async def set_budget(self, budget_bytes: int) -> GpuSnapshot:
+        """What the engines may hold together from now on, headroom included; 0: as the config says.
+        Raises InvalidInput BUDGET_NEGATIVE.
+        """
+        ...
+
+    async def load_engine(self, engine: EngineName, option: str) -> GpuSnapshot:
+        """Ask for an engine in memory without a job; option "": the best that fits. Raises Refused
+        ENGINE_*, NEVER_FITS, InvalidInput OPTION_UNKNOWN.
+        """
+        ...
+
+    async def unload_engine(self, engine: EngineName) -> GpuSnapshot:
+        """Ask for an engine's process to end once it is idle. Raises Refused ENGINE_*."""
+        ...
+
+    async def pin_engine(self, engine: EngineName, is_pinned: bool) -> GpuSnapshot:
+        """Keep an engine in memory once it is there, or no longer. Raises Refused ENGINE_*."""
+        ...
+
+    async def drain(self, is_draining: bool) -> GpuSnapshot:
+        """Start nothing any more, or start things again. Jobs are accepted and wait."""
         ...

@@ -9,28 +9,23 @@ import base64
 import binascii
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, replace
 
-from coscheduler.config import MIB, Settings
+from coscheduler.config import Settings
 from coscheduler.core import events as ev
-from coscheduler.core.engine_state import EngineState, Limits, Phase
+from coscheduler.core.dry_run import plan_job
+from coscheduler.core.engine_state import Limits, Phase
 from coscheduler.core.lifecycle import recover
-from coscheduler.core.model import ENGINE_OF, EngineName, Failure, Job, JobState
+from coscheduler.core.model import EngineName, Failure, Job, JobPlan, JobState
 from coscheduler.core.scheduler import Scheduler
 from coscheduler.errors import CoschedulerError, InvalidInput, Refused, Unavailable
 from coscheduler.runtime import intake
-from coscheduler.runtime.api import (
-    Artifact,
-    EngineView,
-    GpuSnapshot,
-    JobRequest,
-    JobSnapshot,
-    LedgerLine,
-)
+from coscheduler.runtime.api import Artifact, GpuSnapshot, JobRequest, JobSnapshot
 from coscheduler.runtime.artifacts import Artifacts, Incoming
 from coscheduler.runtime.children import Children, end_leftovers
 from coscheduler.runtime.clock import Clock, SystemClock
+from coscheduler.runtime.device import Device
 from coscheduler.runtime.loop import Loop
 from coscheduler.runtime.meter import Meter, capacity_bytes, open_meter
 from coscheduler.runtime.store import Store
@@ -41,8 +36,6 @@ log = logging.getLogger(__name__)
 
 PAGE_SIZE_MAX = 500
 EXIT_SOFTWARE = 70  # sysexits.h: an internal error
-METER_SECONDS = 1.0
-CAPACITY_STEP_BYTES = 64 * MIB  # other programs' noise below this is not worth a decision
 
 
 @dataclass
@@ -135,6 +128,9 @@ class Daemon:
         self._artifacts = parts.artifacts
         self._loop = parts.loop
         self._scheduler = parts.loop.scheduler
+        self._device = Device(
+            parts.settings, parts.clock, parts.meter, parts.loop, parts.supervisor
+        )
         self._creating = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._draining = False
@@ -144,7 +140,7 @@ class Daemon:
         loop = asyncio.create_task(self._loop.run(), name="loop")
         loop.add_done_callback(_end_with_the_loop)
         self._tasks.append(loop)
-        self._tasks.append(asyncio.create_task(self._watch_capacity(), name="capacity"))
+        self._tasks.append(asyncio.create_task(self._device.watch_capacity(), name="capacity"))
         for job in await self._store.unfinished_jobs():
             await self._take_up(job)
         for engine in self._scheduler.engines:
@@ -166,6 +162,7 @@ class Daemon:
     async def close(self, drain_ms: int = 0) -> None:
         """Let running stages end for up to `drain_ms`, then stop; unfinished jobs stay stored."""
         self._draining = True
+        self._device.close()
         await self._loop.deliver(ev.DrainRequested())
         await self._loop.wait_for(lambda: self._scheduler.is_quiet, drain_ms)
         for task in self._tasks:
@@ -182,7 +179,7 @@ class Daemon:
         if known := await self._store.job_by_request(request.request_id):
             return self._loop.snapshot(known)
         job = await intake.make_job(request, self._store, self._parts.clock.now_ms())
-        await self._wait_for_descriptions(job)
+        await self._wait_for_descriptions(job.engines)
         async with self._creating:
             self._check_open()
             self._scheduler.admit(job)
@@ -190,6 +187,13 @@ class Daemon:
             if stored.name == job.name:
                 await self._loop.deliver(ev.Submitted(job))
         return self._loop.snapshot(stored)
+
+    async def plan_job(self, request: JobRequest) -> JobPlan:
+        """See `api.DaemonApi`."""
+        job = await intake.make_job(request, self._store, self._parts.clock.now_ms())
+        await self._wait_for_descriptions(job.engines)
+        state = replace(self._scheduler.state(), now_ms=self._parts.clock.now_ms())
+        return await asyncio.to_thread(plan_job, state, job)
 
     async def get_job(self, name: str) -> JobSnapshot:
         """See `api.DaemonApi`."""
@@ -266,63 +270,42 @@ class Daemon:
 
     async def gpu(self) -> GpuSnapshot:
         """See `api.DaemonApi`."""
-        ledger, supervisor = self._scheduler.ledger, self._parts.supervisor
-        measured = {name: supervisor.measured_bytes(name) for name in self._scheduler.engines}
-        jobs = self._scheduler.jobs
-        running = sum(job.state is not JobState.QUEUED for job in jobs)
-        return GpuSnapshot(
-            device=self._settings.device.device,
-            device_name=self._parts.meter.device_name,
-            capacity_bytes=ledger.capacity_bytes,
-            headroom_bytes=int(self._settings.device.headroom),
-            reserved_bytes=ledger.used_bytes,
-            measured_bytes=sum(measured.values()),
-            other_bytes=self._other_bytes(),
-            lines=tuple(
-                LedgerLine(engine, entry.line, entry.bytes, reservation.state)
-                for (engine, _), reservation in ledger.entries().items()
-                for entry in reservation.lines
-            ),
-            engines=tuple(self._engine_view(name, measured.get(name, 0)) for name in EngineName),
-            queued_count=len(jobs) - running,
-            running_count=running,
-            warnings=tuple(self._loop.discrepancies.values()),
-        )
+        return self._device.snapshot()
 
-    def _engine_view(self, name: EngineName, measured_bytes: int) -> EngineView:
-        state = self._scheduler.engines.get(name)
-        if state is None:
-            return EngineView(name, "not_configured")
-        description = state.description
-        return EngineView(
-            engine=name,
-            state=state.phase,
-            model=description.model if description else "",
-            option=state.option.name if state.option else "",
-            quality_tier=state.option.quality_tier if state.option else 0,
-            pid=self._parts.supervisor.pid(name),
-            job=state.job,
-            predicted_bytes=self._scheduler.ledger.bytes_of(name),
-            measured_bytes=measured_bytes,
-            options=tuple(option.name for option in description.options) if description else (),
-            failure=_failure_text(state),
-        )
+    def watch_gpu(self) -> AsyncIterator[GpuSnapshot]:
+        """See `api.DaemonApi`."""
+        return self._device.watch()
 
-    def _other_bytes(self) -> int:
-        """What other programs use of the device."""
-        _, used = self._parts.meter.device_bytes()
-        supervisor = self._parts.supervisor
-        return max(0, used - sum(map(supervisor.measured_bytes, self._scheduler.engines)))
+    async def set_budget(self, budget_bytes: int) -> GpuSnapshot:
+        """See `api.DaemonApi`."""
+        await self._device.set_budget(budget_bytes)
+        return self._device.snapshot()
 
-    async def _watch_capacity(self) -> None:
-        """Other programs take and give back memory: tell the scheduler, in whole steps."""
-        while True:
-            await asyncio.sleep(METER_SECONDS)
-            total, _ = self._parts.meter.device_bytes()
-            capacity = capacity_bytes(self._settings.device, total, self._other_bytes())
-            change = abs(capacity - self._scheduler.ledger.capacity_bytes)
-            if change >= CAPACITY_STEP_BYTES:
-                self._loop.post(ev.CapacityChanged(capacity))
+    async def load_engine(self, engine: EngineName, option: str) -> GpuSnapshot:
+        """See `api.DaemonApi`."""
+        self._check_open()
+        await self._wait_for_descriptions([engine])
+        self._scheduler.check_load(engine, option)
+        return await self._control(ev.LoadRequested(engine, option))
+
+    async def unload_engine(self, engine: EngineName) -> GpuSnapshot:
+        """See `api.DaemonApi`."""
+        self._scheduler.check_unload(engine)
+        return await self._control(ev.UnloadRequested(engine))
+
+    async def pin_engine(self, engine: EngineName, is_pinned: bool) -> GpuSnapshot:
+        """See `api.DaemonApi`."""
+        self._scheduler.check_pin(engine)
+        return await self._control(ev.PinRequested(engine, is_pinned))
+
+    async def drain(self, is_draining: bool) -> GpuSnapshot:
+        """See `api.DaemonApi`."""
+        self._check_open()
+        return await self._control(ev.DrainRequested() if is_draining else ev.DrainEnded())
+
+    async def _control(self, event: ev.Event) -> GpuSnapshot:
+        await self._loop.deliver(event)
+        return self._device.snapshot()
 
     # ---- checks ------------------------------------------------------------------------------
 
@@ -330,9 +313,9 @@ class Daemon:
         if self._draining:
             raise Unavailable("DRAINING", "the daemon is stopping and takes nothing new")
 
-    async def _wait_for_descriptions(self, job: Job) -> None:
-        """An engine that was just asked what it is gets a moment to answer."""
-        engines = [self._scheduler.engines.get(ENGINE_OF[stage.kind]) for stage in job.stages]
+    async def _wait_for_descriptions(self, names: Iterable[EngineName]) -> None:
+        """Engines that were just asked what they are get a moment to answer."""
+        engines = [self._scheduler.engines.get(name) for name in names]
         await self._loop.wait_for(
             lambda: all(e is None or e.phase is not Phase.UNDESCRIBED for e in engines),
             self._settings.scheduling.start_ms_max,
@@ -357,10 +340,6 @@ def _end_with_the_loop(loop: "asyncio.Task[None]") -> None:
         log.critical("the loop failed; ending", exc_info=error)
         logging.shutdown()
         os._exit(EXIT_SOFTWARE)
-
-
-def _failure_text(state: EngineState) -> str:
-    return f"{state.failure.reason}: {state.failure.message}" if state.failure else ""
 
 
 def _failed(job: Job, failure: Failure, now_ms: int) -> Job:

@@ -48,6 +48,7 @@ class Lookup(Protocol):
 async def make_job(request: JobRequest, lookup: Lookup, now_ms: int) -> Job:
     """A checked job with a new name. Raises InvalidInput, NotFound or Refused INPUT_JOB_FAILED."""
     _check_texts(request)
+    _check_numbers(request)
     priority = _priority(request.priority)
     kinds = [stage.kind for stage in request.stages]
     _check_order(kinds)
@@ -58,7 +59,16 @@ async def make_job(request: JobRequest, lookup: Lookup, now_ms: int) -> Job:
         ref = _input_of(stage, request, name, made)
         ref, duration_ms = await _resolve(stage.kind, ref, name, made, lookup)
         made.append(Stage(stage.kind, json.dumps(values), ref, duration_ms))
-    return Job(name, request.request_id, priority, now_ms, tuple(made), request.title)
+    return Job(
+        name,
+        request.request_id,
+        priority,
+        now_ms,
+        tuple(made),
+        request.title,
+        quality_min=request.quality_min,
+        deadline_ms=request.deadline_ms,
+    )
 
 
 async def resolve_after_restart(job: Job, lookup: Lookup) -> Job:
@@ -87,6 +97,21 @@ def _check_texts(request: JobRequest) -> None:
             f"the title has {len(request.title)} characters; {TITLE_LENGTH_MAX} are allowed",
             length=len(request.title),
             length_max=TITLE_LENGTH_MAX,
+        )
+
+
+def _check_numbers(request: JobRequest) -> None:
+    if request.quality_min is not None and request.quality_min < 0:
+        raise InvalidInput(
+            "QUALITY_INVALID",
+            f"quality_min is {request.quality_min}; 0 is the best quality tier",
+            quality_min=request.quality_min,
+        )
+    if request.deadline_ms is not None and request.deadline_ms <= 0:
+        raise InvalidInput(
+            "DEADLINE_INVALID",
+            f"the deadline is {request.deadline_ms}; give milliseconds since the Unix epoch",
+            deadline_ms=request.deadline_ms,
         )
 
 

@@ -45,6 +45,7 @@ class Loop:
         self._events: asyncio.Queue[tuple[ev.Event, asyncio.Future[None] | None]] = asyncio.Queue()
         self._progress: dict[str, Progress] = {}
         self._handled = asyncio.Condition()
+        self.handled_count = 0  # events so far: another number means that something may be new
         self._supervisor: Supervisor | None = None
 
     def attach(self, supervisor: Supervisor) -> None:
@@ -74,8 +75,11 @@ class Loop:
     def snapshot(self, job: Job) -> JobSnapshot:
         """The job in its newest form, with what is not durable."""
         job = self.scheduler.job(job.name) or job
-        progress = None if job.state.is_final else self._progress.get(job.name)
-        return JobSnapshot(job, progress, self.scheduler.waiting_for(job.name))
+        if job.state.is_final:
+            return JobSnapshot(job, notes=_deadline_notes(job, job.finished_ms))
+        end_ms = self.scheduler.expected_end_ms(job.name)
+        waiting_for, notes = self.scheduler.waiting_for(job.name), _deadline_notes(job, end_ms)
+        return JobSnapshot(job, self._progress.get(job.name), waiting_for, end_ms, notes)
 
     async def wait_for(self, condition: Callable[[], bool], limit_ms: int) -> None:
         """Until `condition` holds after an event, or the limit has passed."""
@@ -94,6 +98,7 @@ class Loop:
         while True:
             event, done = await self._next()
             await self._handle(event)
+            self.handled_count += 1
             if done is not None and not done.done():
                 done.set_result(None)
             async with self._handled:
@@ -160,6 +165,14 @@ class Loop:
         if engine not in self.discrepancies:
             log.warning("%s", sentence, extra={"engine": engine})
         self.discrepancies[engine] = sentence
+
+
+def _deadline_notes(job: Job, end_ms: int | None) -> tuple[str, ...]:
+    """Whether the deadline was or will be missed, and by how much."""
+    if job.deadline_ms is None or end_ms is None or end_ms <= job.deadline_ms:
+        return ()
+    missed = "missed" if job.state.is_final else "will probably miss"
+    return (f"{job.name} {missed} its deadline by {end_ms - job.deadline_ms} ms",)
 
 
 def _job_in(sentence: str) -> str:

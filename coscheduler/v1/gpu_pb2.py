@@ -24,27 +24,41 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63oscheduler/v1/gpu.proto\x12\x0e\x63oscheduler.v1\"\x0f\n\rGetGpuRequest\"\xb8\x02\n\x03Gpu\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x03\x12\x16\n\x0eheadroom_bytes\x18\x04 \x01(\x03\x12\x16\n\x0ereserved_bytes\x18\x05 \x01(\x03\x12\x16\n\x0emeasured_bytes\x18\x06 \x01(\x03\x12\x13\n\x0bother_bytes\x18\x07 \x01(\x03\x12)\n\x05lines\x18\x08 \x03(\x0b\x32\x1a.coscheduler.v1.LedgerLine\x12-\n\x07\x65ngines\x18\t \x03(\x0b\x32\x1c.coscheduler.v1.EngineStatus\x12\x14\n\x0cqueued_count\x18\n \x01(\x05\x12\x15\n\rrunning_count\x18\x0b \x01(\x05\x12\x10\n\x08warnings\x18\x0c \x03(\t\"\xe5\x01\n\nLedgerLine\x12&\n\x06\x65ngine\x18\x01 \x01(\x0e\x32\x16.coscheduler.v1.Engine\x12\x0c\n\x04line\x18\x02 \x01(\t\x12\x12\n\nheld_bytes\x18\x03 \x01(\x03\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .coscheduler.v1.LedgerLine.State\"\\\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_RESERVED\x10\x01\x12\x13\n\x0fSTATE_COMMITTED\x10\x02\x12\x13\n\x0fSTATE_RELEASING\x10\x03\"\xe4\x03\n\x0c\x45ngineStatus\x12&\n\x06\x65ngine\x18\x01 \x01(\x0e\x32\x16.coscheduler.v1.Engine\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".coscheduler.v1.EngineStatus.State\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06option\x18\x04 \x01(\t\x12\x14\n\x0cquality_tier\x18\x05 \x01(\x05\x12\x0b\n\x03pid\x18\x06 \x01(\x05\x12\x0b\n\x03job\x18\x07 \x01(\t\x12\x17\n\x0fpredicted_bytes\x18\x08 \x01(\x03\x12\x16\n\x0emeasured_bytes\x18\t \x01(\x03\x12\x0f\n\x07options\x18\n \x03(\t\x12\x0f\n\x07\x66\x61ilure\x18\x0b \x01(\t\"\xd6\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14STATE_NOT_CONFIGURED\x10\x01\x12\x15\n\x11STATE_UNAVAILABLE\x10\x02\x12\x11\n\rSTATE_STOPPED\x10\x03\x12\x12\n\x0eSTATE_STARTING\x10\x04\x12\x11\n\rSTATE_STARTED\x10\x05\x12\x11\n\rSTATE_LOADING\x10\x06\x12\x10\n\x0cSTATE_LOADED\x10\x07\x12\x11\n\rSTATE_RUNNING\x10\x08\x12\x13\n\x0fSTATE_UNLOADING\x10\t*f\n\x06\x45ngine\x12\x16\n\x12\x45NGINE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45NGINE_SEPARATION\x10\x01\x12\x18\n\x14\x45NGINE_TRANSCRIPTION\x10\x02\x12\x13\n\x0f\x45NGINE_ANALYSIS\x10\x03\x32J\n\nGpuService\x12<\n\x06GetGpu\x12\x1d.coscheduler.v1.GetGpuRequest\x1a\x13.coscheduler.v1.Gpub\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63oscheduler/v1/gpu.proto\x12\x0e\x63oscheduler.v1\"\x0f\n\rGetGpuRequest\"\x11\n\x0fWatchGpuRequest\"(\n\x10SetBudgetRequest\x12\x14\n\x0c\x62udget_bytes\x18\x01 \x01(\x03\"K\n\x11LoadEngineRequest\x12&\n\x06\x65ngine\x18\x01 \x01(\x0e\x32\x16.coscheduler.v1.Engine\x12\x0e\n\x06option\x18\x02 \x01(\t\"=\n\x13UnloadEngineRequest\x12&\n\x06\x65ngine\x18\x01 \x01(\x0e\x32\x16.coscheduler.v1.Engine\"J\n\x10PinEngineRequest\x12&\n\x06\x65ngine\x18\x01 \x01(\x0e\x32\x16.coscheduler.v1.Engine\x12\x0e\n\x06pinned\x18\x02 \x01(\x08\"\x0e\n\x0c\x44rainRequest\"\x11\n\x0f\x45ndDrainRequest\"\xe0\x02\n\x03Gpu\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x03\x12\x16\n\x0eheadroom_bytes\x18\x04 \x01(\x03\x12\x16\n\x0ereserved_bytes\x18\x05 \x01(\x03\x12\x16\n\x0emeasured_bytes\x18\x06 \x01(\x03\x12\x13\n\x0bother_bytes\x18\x07 \x01(\x03\x12)\n\x05lines\x18\x08 \x03(\x0b\x32\x1a.coscheduler.v1.LedgerLine\x12-\n\x07\x65ngines\x18\t \x03(\x0b\x32\x1c.coscheduler.v1.EngineStatus\x12\x14\n\x0cqueued_count\x18\n \x01(\x05\x12\x15\n\rrunning_count\x18\x0b \x01(\x05\x12\x10\n\x08warnings\x18\x0c \x03(\t\x12\x14\n\x0c\x62udget_bytes\x18\r \x01(\x03\x12\x10\n\x08\x64raining\x18\x0e \x01(\x08\"\xe5\x01\n\nLedgerLine\x12&\n\x06\x65ngine\x18\x01 \x01(\x0e\x32\x16.coscheduler.v1.Engine\x12\x0c\n\x04line\x18\x02 \x01(\t\x12\x12\n\nheld_bytes\x18\x03 \x01(\x03\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .coscheduler.v1.LedgerLine.State\"\\\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_RESERVED\x10\x01\x12\x13\n\x0fSTATE_COMMITTED\x10\x02\x12\x13\n\x0fSTATE_RELEASING\x10\x03\"\xa8\x04\n\x0c\x45ngineStatus\x12&\n\x06\x65ngine\x18\x01 \x01(\x0e\x32\x16.coscheduler.v1.Engine\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".coscheduler.v1.EngineStatus.State\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06option\x18\x04 \x01(\t\x12\x14\n\x0cquality_tier\x18\x05 \x01(\x05\x12\x0b\n\x03pid\x18\x06 \x01(\x05\x12\x0b\n\x03job\x18\x07 \x01(\t\x12\x17\n\x0fpredicted_bytes\x18\x08 \x01(\x03\x12\x16\n\x0emeasured_bytes\x18\t \x01(\x03\x12\x0f\n\x07options\x18\n \x03(\t\x12\x0f\n\x07\x66\x61ilure\x18\x0b \x01(\t\x12\x0e\n\x06pinned\x18\x0c \x01(\x08\x12\x0c\n\x04note\x18\r \x01(\t\"\xfc\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14STATE_NOT_CONFIGURED\x10\x01\x12\x15\n\x11STATE_UNAVAILABLE\x10\x02\x12\x11\n\rSTATE_STOPPED\x10\x03\x12\x12\n\x0eSTATE_STARTING\x10\x04\x12\x11\n\rSTATE_STARTED\x10\x05\x12\x11\n\rSTATE_LOADING\x10\x06\x12\x10\n\x0cSTATE_LOADED\x10\x07\x12\x11\n\rSTATE_RUNNING\x10\x08\x12\x13\n\x0fSTATE_UNLOADING\x10\t\x12\x10\n\x0cSTATE_PAUSED\x10\n\x12\x12\n\x0eSTATE_STOPPING\x10\x0b*f\n\x06\x45ngine\x12\x16\n\x12\x45NGINE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45NGINE_SEPARATION\x10\x01\x12\x18\n\x14\x45NGINE_TRANSCRIPTION\x10\x02\x12\x13\n\x0f\x45NGINE_ANALYSIS\x10\x03\x32\xa4\x04\n\nGpuService\x12<\n\x06GetGpu\x12\x1d.coscheduler.v1.GetGpuRequest\x1a\x13.coscheduler.v1.Gpu\x12\x42\n\x08WatchGpu\x12\x1f.coscheduler.v1.WatchGpuRequest\x1a\x13.coscheduler.v1.Gpu0\x01\x12\x42\n\tSetBudget\x12 .coscheduler.v1.SetBudgetRequest\x1a\x13.coscheduler.v1.Gpu\x12\x44\n\nLoadEngine\x12!.coscheduler.v1.LoadEngineRequest\x1a\x13.coscheduler.v1.Gpu\x12H\n\x0cUnloadEngine\x12#.coscheduler.v1.UnloadEngineRequest\x1a\x13.coscheduler.v1.Gpu\x12\x42\n\tPinEngine\x12 .coscheduler.v1.PinEngineRequest\x1a\x13.coscheduler.v1.Gpu\x12:\n\x05\x44rain\x12\x1c.coscheduler.v1.DrainRequest\x1a\x13.coscheduler.v1.Gpu\x12@\n\x08\x45ndDrain\x12\x1f.coscheduler.v1.EndDrainRequest\x1a\x13.coscheduler.v1.Gpub\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'coscheduler.v1.gpu_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENGINE']._serialized_start=1095
-  _globals['_ENGINE']._serialized_end=1197
+  _globals['_ENGINE']._serialized_start=1515
+  _globals['_ENGINE']._serialized_end=1617
   _globals['_GETGPUREQUEST']._serialized_start=44
   _globals['_GETGPUREQUEST']._serialized_end=59
-  _globals['_GPU']._serialized_start=62
-  _globals['_GPU']._serialized_end=374
-  _globals['_LEDGERLINE']._serialized_start=377
-  _globals['_LEDGERLINE']._serialized_end=606
-  _globals['_LEDGERLINE_STATE']._serialized_start=514
-  _globals['_LEDGERLINE_STATE']._serialized_end=606
-  _globals['_ENGINESTATUS']._serialized_start=609
-  _globals['_ENGINESTATUS']._serialized_end=1093
-  _globals['_ENGINESTATUS_STATE']._serialized_start=879
-  _globals['_ENGINESTATUS_STATE']._serialized_end=1093
-  _globals['_GPUSERVICE']._serialized_start=1199
-  _globals['_GPUSERVICE']._serialized_end=1273
+  _globals['_WATCHGPUREQUEST']._serialized_start=61
+  _globals['_WATCHGPUREQUEST']._serialized_end=78
+  _globals['_SETBUDGETREQUEST']._serialized_start=80
+  _globals['_SETBUDGETREQUEST']._serialized_end=120
+  _globals['_LOADENGINEREQUEST']._serialized_start=122
+  _globals['_LOADENGINEREQUEST']._serialized_end=197
+  _globals['_UNLOADENGINEREQUEST']._serialized_start=199
+  _globals['_UNLOADENGINEREQUEST']._serialized_end=260
+  _globals['_PINENGINEREQUEST']._serialized_start=262
+  _globals['_PINENGINEREQUEST']._serialized_end=336
+  _globals['_DRAINREQUEST']._serialized_start=338
+  _globals['_DRAINREQUEST']._serialized_end=352
+  _globals['_ENDDRAINREQUEST']._serialized_start=354
+  _globals['_ENDDRAINREQUEST']._serialized_end=371
+  _globals['_GPU']._serialized_start=374
+  _globals['_GPU']._serialized_end=726
+  _globals['_LEDGERLINE']._serialized_start=729
+  _globals['_LEDGERLINE']._serialized_end=958
+  _globals['_LEDGERLINE_STATE']._serialized_start=866
+  _globals['_LEDGERLINE_STATE']._serialized_end=958
+  _globals['_ENGINESTATUS']._serialized_start=961
+  _globals['_ENGINESTATUS']._serialized_end=1513
+  _globals['_ENGINESTATUS_STATE']._serialized_start=1261
+  _globals['_ENGINESTATUS_STATE']._serialized_end=1513
+  _globals['_GPUSERVICE']._serialized_start=1620
+  _globals['_GPUSERVICE']._serialized_end=2168
 # @@protoc_insertion_point(module_scope)

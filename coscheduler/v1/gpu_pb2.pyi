@@ -65,6 +65,153 @@ class GetGpuRequest(_message.Message):
 Global___GetGpuRequest: _TypeAlias = GetGpuRequest  # noqa: Y015
 
 @_typing.final
+class WatchGpuRequest(_message.Message):
+    """Asks to follow the device."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchGpuRequest: _TypeAlias = WatchGpuRequest  # noqa: Y015
+
+@_typing.final
+class SetBudgetRequest(_message.Message):
+    """Asks for another budget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_BYTES_FIELD_NUMBER: _builtins.int
+    budget_bytes: _builtins.int
+    """What the engines may hold together, headroom included; 0 means: as the config says."""
+    def __init__(
+        self,
+        *,
+        budget_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_bytes", b"budget_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetBudgetRequest: _TypeAlias = SetBudgetRequest  # noqa: Y015
+
+@_typing.final
+class LoadEngineRequest(_message.Message):
+    """Asks for an engine in memory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    OPTION_FIELD_NUMBER: _builtins.int
+    engine: Global___Engine.ValueType
+    """Which engine."""
+    option: _builtins.str
+    """One of `EngineStatus.options`; empty means the best that fits."""
+    def __init__(
+        self,
+        *,
+        engine: Global___Engine.ValueType = ...,
+        option: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "option", b"option"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadEngineRequest: _TypeAlias = LoadEngineRequest  # noqa: Y015
+
+@_typing.final
+class UnloadEngineRequest(_message.Message):
+    """Asks for an engine's memory back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    engine: Global___Engine.ValueType
+    """Which engine."""
+    def __init__(
+        self,
+        *,
+        engine: Global___Engine.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadEngineRequest: _TypeAlias = UnloadEngineRequest  # noqa: Y015
+
+@_typing.final
+class PinEngineRequest(_message.Message):
+    """Asks to keep an engine in memory, or no longer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    engine: Global___Engine.ValueType
+    """Which engine."""
+    pinned: _builtins.bool
+    """True pins it, false unpins it."""
+    def __init__(
+        self,
+        *,
+        engine: Global___Engine.ValueType = ...,
+        pinned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "pinned", b"pinned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinEngineRequest: _TypeAlias = PinEngineRequest  # noqa: Y015
+
+@_typing.final
+class DrainRequest(_message.Message):
+    """Asks for a drain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainRequest: _TypeAlias = DrainRequest  # noqa: Y015
+
+@_typing.final
+class EndDrainRequest(_message.Message):
+    """Asks for the end of a drain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndDrainRequest: _TypeAlias = EndDrainRequest  # noqa: Y015
+
+@_typing.final
 class Gpu(_message.Message):
     """The device, its ledger and its engines at one moment."""
 
@@ -82,6 +229,8 @@ class Gpu(_message.Message):
     QUEUED_COUNT_FIELD_NUMBER: _builtins.int
     RUNNING_COUNT_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    BUDGET_BYTES_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     """"cpu" or "cuda"."""
     device_name: _builtins.str
@@ -100,6 +249,10 @@ class Gpu(_message.Message):
     """Jobs accepted and not started."""
     running_count: _builtins.int
     """Jobs with a stage in work."""
+    budget_bytes: _builtins.int
+    """What the capacity would be if no other program used the device."""
+    draining: _builtins.bool
+    """True while nothing is started."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerLine]:
         """Who holds what."""
@@ -127,10 +280,12 @@ class Gpu(_message.Message):
         queued_count: _builtins.int = ...,
         running_count: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        budget_bytes: _builtins.int = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "device", b"device", "device_name", b"device_name", "engines", b"engines", "headroom_bytes", b"headroom_bytes", "lines", b"lines", "measured_bytes", b"measured_bytes", "other_bytes", b"other_bytes", "queued_count", b"queued_count", "reserved_bytes", b"reserved_bytes", "running_count", b"running_count", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_bytes", b"budget_bytes", "capacity_bytes", b"capacity_bytes", "device", b"device", "device_name", b"device_name", "draining", b"draining", "engines", b"engines", "headroom_bytes", b"headroom_bytes", "lines", b"lines", "measured_bytes", b"measured_bytes", "other_bytes", b"other_bytes", "queued_count", b"queued_count", "reserved_bytes", b"reserved_bytes", "running_count", b"running_count", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,6 +384,10 @@ class EngineStatus(_message.Message):
         """It works on `job`."""
         STATE_UNLOADING: EngineStatus._State.ValueType  # 9
         """The model is leaving memory."""
+        STATE_PAUSED: EngineStatus._State.ValueType  # 10
+        """Its stage is halted in favour of another, and keeps its memory."""
+        STATE_STOPPING: EngineStatus._State.ValueType  # 11
+        """Its process is ending."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """What an engine is doing."""
@@ -253,6 +412,10 @@ class EngineStatus(_message.Message):
     """It works on `job`."""
     STATE_UNLOADING: EngineStatus.State.ValueType  # 9
     """The model is leaving memory."""
+    STATE_PAUSED: EngineStatus.State.ValueType  # 10
+    """Its stage is halted in favour of another, and keeps its memory."""
+    STATE_STOPPING: EngineStatus.State.ValueType  # 11
+    """Its process is ending."""
 
     ENGINE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -265,6 +428,8 @@ class EngineStatus(_message.Message):
     MEASURED_BYTES_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     engine: Global___Engine.ValueType
     """Which engine."""
     state: Global___EngineStatus.State.ValueType
@@ -285,6 +450,10 @@ class EngineStatus(_message.Message):
     """Bytes that its process was measured to hold."""
     failure: _builtins.str
     """Why it is unavailable."""
+    pinned: _builtins.bool
+    """True while it is kept in memory."""
+    note: _builtins.str
+    """What a load that was asked for waits for, or why it failed; usually empty."""
     @_builtins.property
     def options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of all its options, in its order of preference."""
@@ -303,10 +472,12 @@ class EngineStatus(_message.Message):
         measured_bytes: _builtins.int = ...,
         options: _abc.Iterable[_builtins.str] | None = ...,
         failure: _builtins.str = ...,
+        pinned: _builtins.bool = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "failure", b"failure", "job", b"job", "measured_bytes", b"measured_bytes", "model", b"model", "option", b"option", "options", b"options", "pid", b"pid", "predicted_bytes", b"predicted_bytes", "quality_tier", b"quality_tier", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "failure", b"failure", "job", b"job", "measured_bytes", b"measured_bytes", "model", b"model", "note", b"note", "option", b"option", "options", b"options", "pid", b"pid", "pinned", b"pinned", "predicted_bytes", b"predicted_bytes", "quality_tier", b"quality_tier", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

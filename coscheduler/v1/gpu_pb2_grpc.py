@@ -40,6 +40,41 @@ class GpuServiceStub:
                 request_serializer=coscheduler_dot_v1_dot_gpu__pb2.GetGpuRequest.SerializeToString,
                 response_deserializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
                 _registered_method=True)
+        self.WatchGpu = channel.unary_stream(
+                '/coscheduler.v1.GpuService/WatchGpu',
+                request_serializer=coscheduler_dot_v1_dot_gpu__pb2.WatchGpuRequest.SerializeToString,
+                response_deserializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
+                _registered_method=True)
+        self.SetBudget = channel.unary_unary(
+                '/coscheduler.v1.GpuService/SetBudget',
+                request_serializer=coscheduler_dot_v1_dot_gpu__pb2.SetBudgetRequest.SerializeToString,
+                response_deserializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
+                _registered_method=True)
+        self.LoadEngine = channel.unary_unary(
+                '/coscheduler.v1.GpuService/LoadEngine',
+                request_serializer=coscheduler_dot_v1_dot_gpu__pb2.LoadEngineRequest.SerializeToString,
+                response_deserializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
+                _registered_method=True)
+        self.UnloadEngine = channel.unary_unary(
+                '/coscheduler.v1.GpuService/UnloadEngine',
+                request_serializer=coscheduler_dot_v1_dot_gpu__pb2.UnloadEngineRequest.SerializeToString,
+                response_deserializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
+                _registered_method=True)
+        self.PinEngine = channel.unary_unary(
+                '/coscheduler.v1.GpuService/PinEngine',
+                request_serializer=coscheduler_dot_v1_dot_gpu__pb2.PinEngineRequest.SerializeToString,
+                response_deserializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/coscheduler.v1.GpuService/Drain',
+                request_serializer=coscheduler_dot_v1_dot_gpu__pb2.DrainRequest.SerializeToString,
+                response_deserializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
+                _registered_method=True)
+        self.EndDrain = channel.unary_unary(
+                '/coscheduler.v1.GpuService/EndDrain',
+                request_serializer=coscheduler_dot_v1_dot_gpu__pb2.EndDrainRequest.SerializeToString,
+                response_deserializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
+                _registered_method=True)
 
 
 class GpuServiceServicer:
@@ -53,12 +88,113 @@ class GpuServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchGpu(self, request, context):
+        """Streams the device: at once as it stands, then after changes, and at least every second. A slow
+        reader misses states in between, never the newest. The stream ends with the daemon.
+
+        RESOURCE_EXHAUSTED: too many watchers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetBudget(self, request, context):
+        """Sets how many bytes the engines may hold together, until the daemon ends. When it shrinks, idle
+        engines leave, then stages that rank last go back into the queue, until what is held fits; jobs
+        that cannot fit any more fail with NEVER_FITS. Returns the device; memory follows soon.
+
+        INVALID_ARGUMENT: BUDGET_NEGATIVE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadEngine(self, request, context):
+        """Asks for an engine to be brought into memory before any job needs it. It comes when the jobs
+        that wait leave room; `EngineStatus.note` says what it waits for, or why it failed.
+
+        INVALID_ARGUMENT: OPTION_UNKNOWN. FAILED_PRECONDITION: NEVER_FITS with the bytes, or the engine
+        is not configured or not usable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadEngine(self, request, context):
+        """Asks for an engine's process to end, as soon as it is idle: all that it holds comes back. Jobs
+        bring it into memory again.
+
+        FAILED_PRECONDITION: ENGINE_PINNED, or the engine is not configured or not usable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinEngine(self, request, context):
+        """Keeps an engine in memory once it is there, or no longer. A pinned engine is never evicted for
+        another and does not leave when idle; only a budget that shrinks takes it, and last.
+
+        FAILED_PRECONDITION: the engine is not configured or not usable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Starts nothing any more: stages that run may end, jobs are accepted and wait.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndDrain(self, request, context):
+        """Ends a drain: jobs that wait are started again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GpuServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'GetGpu': grpc.unary_unary_rpc_method_handler(
                     servicer.GetGpu,
                     request_deserializer=coscheduler_dot_v1_dot_gpu__pb2.GetGpuRequest.FromString,
+                    response_serializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.SerializeToString,
+            ),
+            'WatchGpu': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchGpu,
+                    request_deserializer=coscheduler_dot_v1_dot_gpu__pb2.WatchGpuRequest.FromString,
+                    response_serializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.SerializeToString,
+            ),
+            'SetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBudget,
+                    request_deserializer=coscheduler_dot_v1_dot_gpu__pb2.SetBudgetRequest.FromString,
+                    response_serializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.SerializeToString,
+            ),
+            'LoadEngine': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadEngine,
+                    request_deserializer=coscheduler_dot_v1_dot_gpu__pb2.LoadEngineRequest.FromString,
+                    response_serializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.SerializeToString,
+            ),
+            'UnloadEngine': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadEngine,
+                    request_deserializer=coscheduler_dot_v1_dot_gpu__pb2.UnloadEngineRequest.FromString,
+                    response_serializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.SerializeToString,
+            ),
+            'PinEngine': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinEngine,
+                    request_deserializer=coscheduler_dot_v1_dot_gpu__pb2.PinEngineRequest.FromString,
+                    response_serializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=coscheduler_dot_v1_dot_gpu__pb2.DrainRequest.FromString,
+                    response_serializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.SerializeToString,
+            ),
+            'EndDrain': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndDrain,
+                    request_deserializer=coscheduler_dot_v1_dot_gpu__pb2.EndDrainRequest.FromString,
                     response_serializer=coscheduler_dot_v1_dot_gpu__pb2.Gpu.SerializeToString,
             ),
     }
@@ -89,6 +225,195 @@ class GpuService:
             target,
             '/coscheduler.v1.GpuService/GetGpu',
             coscheduler_dot_v1_dot_gpu__pb2.GetGpuRequest.SerializeToString,
+            coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchGpu(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/coscheduler.v1.GpuService/WatchGpu',
+            coscheduler_dot_v1_dot_gpu__pb2.WatchGpuRequest.SerializeToString,
+            coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coscheduler.v1.GpuService/SetBudget',
+            coscheduler_dot_v1_dot_gpu__pb2.SetBudgetRequest.SerializeToString,
+            coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadEngine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coscheduler.v1.GpuService/LoadEngine',
+            coscheduler_dot_v1_dot_gpu__pb2.LoadEngineRequest.SerializeToString,
+            coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadEngine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coscheduler.v1.GpuService/UnloadEngine',
+            coscheduler_dot_v1_dot_gpu__pb2.UnloadEngineRequest.SerializeToString,
+            coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinEngine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coscheduler.v1.GpuService/PinEngine',
+            coscheduler_dot_v1_dot_gpu__pb2.PinEngineRequest.SerializeToString,
+            coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coscheduler.v1.GpuService/Drain',
+            coscheduler_dot_v1_dot_gpu__pb2.DrainRequest.SerializeToString,
+            coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndDrain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coscheduler.v1.GpuService/EndDrain',
+            coscheduler_dot_v1_dot_gpu__pb2.EndDrainRequest.SerializeToString,
             coscheduler_dot_v1_dot_gpu__pb2.Gpu.FromString,
             options,
             channel_credentials,

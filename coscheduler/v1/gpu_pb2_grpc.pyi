@@ -35,6 +35,42 @@ class GpuServiceStub:
     def __new__(cls, channel: _aio.Channel) -> GpuServiceAsyncStub: ...
     GetGpu: _grpc.UnaryUnaryMultiCallable[_gpu_pb2.GetGpuRequest, _gpu_pb2.Gpu]
     """Returns the ledger and the engines at one moment. It costs little: a view may ask every second."""
+    WatchGpu: _grpc.UnaryStreamMultiCallable[_gpu_pb2.WatchGpuRequest, _gpu_pb2.Gpu]
+    """Streams the device: at once as it stands, then after changes, and at least every second. A slow
+    reader misses states in between, never the newest. The stream ends with the daemon.
+
+    RESOURCE_EXHAUSTED: too many watchers.
+    """
+    SetBudget: _grpc.UnaryUnaryMultiCallable[_gpu_pb2.SetBudgetRequest, _gpu_pb2.Gpu]
+    """Sets how many bytes the engines may hold together, until the daemon ends. When it shrinks, idle
+    engines leave, then stages that rank last go back into the queue, until what is held fits; jobs
+    that cannot fit any more fail with NEVER_FITS. Returns the device; memory follows soon.
+
+    INVALID_ARGUMENT: BUDGET_NEGATIVE.
+    """
+    LoadEngine: _grpc.UnaryUnaryMultiCallable[_gpu_pb2.LoadEngineRequest, _gpu_pb2.Gpu]
+    """Asks for an engine to be brought into memory before any job needs it. It comes when the jobs
+    that wait leave room; `EngineStatus.note` says what it waits for, or why it failed.
+
+    INVALID_ARGUMENT: OPTION_UNKNOWN. FAILED_PRECONDITION: NEVER_FITS with the bytes, or the engine
+    is not configured or not usable.
+    """
+    UnloadEngine: _grpc.UnaryUnaryMultiCallable[_gpu_pb2.UnloadEngineRequest, _gpu_pb2.Gpu]
+    """Asks for an engine's process to end, as soon as it is idle: all that it holds comes back. Jobs
+    bring it into memory again.
+
+    FAILED_PRECONDITION: ENGINE_PINNED, or the engine is not configured or not usable.
+    """
+    PinEngine: _grpc.UnaryUnaryMultiCallable[_gpu_pb2.PinEngineRequest, _gpu_pb2.Gpu]
+    """Keeps an engine in memory once it is there, or no longer. A pinned engine is never evicted for
+    another and does not leave when idle; only a budget that shrinks takes it, and last.
+
+    FAILED_PRECONDITION: the engine is not configured or not usable.
+    """
+    Drain: _grpc.UnaryUnaryMultiCallable[_gpu_pb2.DrainRequest, _gpu_pb2.Gpu]
+    """Starts nothing any more: stages that run may end, jobs are accepted and wait."""
+    EndDrain: _grpc.UnaryUnaryMultiCallable[_gpu_pb2.EndDrainRequest, _gpu_pb2.Gpu]
+    """Ends a drain: jobs that wait are started again."""
 
 @_typing.type_check_only
 class GpuServiceAsyncStub(GpuServiceStub):
@@ -43,6 +79,42 @@ class GpuServiceAsyncStub(GpuServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetGpu: _aio.UnaryUnaryMultiCallable[_gpu_pb2.GetGpuRequest, _gpu_pb2.Gpu]  # type: ignore[assignment]
     """Returns the ledger and the engines at one moment. It costs little: a view may ask every second."""
+    WatchGpu: _aio.UnaryStreamMultiCallable[_gpu_pb2.WatchGpuRequest, _gpu_pb2.Gpu]  # type: ignore[assignment]
+    """Streams the device: at once as it stands, then after changes, and at least every second. A slow
+    reader misses states in between, never the newest. The stream ends with the daemon.
+
+    RESOURCE_EXHAUSTED: too many watchers.
+    """
+    SetBudget: _aio.UnaryUnaryMultiCallable[_gpu_pb2.SetBudgetRequest, _gpu_pb2.Gpu]  # type: ignore[assignment]
+    """Sets how many bytes the engines may hold together, until the daemon ends. When it shrinks, idle
+    engines leave, then stages that rank last go back into the queue, until what is held fits; jobs
+    that cannot fit any more fail with NEVER_FITS. Returns the device; memory follows soon.
+
+    INVALID_ARGUMENT: BUDGET_NEGATIVE.
+    """
+    LoadEngine: _aio.UnaryUnaryMultiCallable[_gpu_pb2.LoadEngineRequest, _gpu_pb2.Gpu]  # type: ignore[assignment]
+    """Asks for an engine to be brought into memory before any job needs it. It comes when the jobs
+    that wait leave room; `EngineStatus.note` says what it waits for, or why it failed.
+
+    INVALID_ARGUMENT: OPTION_UNKNOWN. FAILED_PRECONDITION: NEVER_FITS with the bytes, or the engine
+    is not configured or not usable.
+    """
+    UnloadEngine: _aio.UnaryUnaryMultiCallable[_gpu_pb2.UnloadEngineRequest, _gpu_pb2.Gpu]  # type: ignore[assignment]
+    """Asks for an engine's process to end, as soon as it is idle: all that it holds comes back. Jobs
+    bring it into memory again.
+
+    FAILED_PRECONDITION: ENGINE_PINNED, or the engine is not configured or not usable.
+    """
+    PinEngine: _aio.UnaryUnaryMultiCallable[_gpu_pb2.PinEngineRequest, _gpu_pb2.Gpu]  # type: ignore[assignment]
+    """Keeps an engine in memory once it is there, or no longer. A pinned engine is never evicted for
+    another and does not leave when idle; only a budget that shrinks takes it, and last.
+
+    FAILED_PRECONDITION: the engine is not configured or not usable.
+    """
+    Drain: _aio.UnaryUnaryMultiCallable[_gpu_pb2.DrainRequest, _gpu_pb2.Gpu]  # type: ignore[assignment]
+    """Starts nothing any more: stages that run may end, jobs are accepted and wait."""
+    EndDrain: _aio.UnaryUnaryMultiCallable[_gpu_pb2.EndDrainRequest, _gpu_pb2.Gpu]  # type: ignore[assignment]
+    """Ends a drain: jobs that wait are started again."""
 
 class GpuServiceServicer(metaclass=_abc_1.ABCMeta):
     """The device and who holds its memory."""
@@ -54,5 +126,83 @@ class GpuServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gpu_pb2.Gpu, _abc.Awaitable[_gpu_pb2.Gpu]]:
         """Returns the ledger and the engines at one moment. It costs little: a view may ask every second."""
+
+    @_abc_1.abstractmethod
+    def WatchGpu(
+        self,
+        request: _gpu_pb2.WatchGpuRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_gpu_pb2.Gpu], _abc.AsyncIterator[_gpu_pb2.Gpu]]:
+        """Streams the device: at once as it stands, then after changes, and at least every second. A slow
+        reader misses states in between, never the newest. The stream ends with the daemon.
+
+        RESOURCE_EXHAUSTED: too many watchers.
+        """
+
+    @_abc_1.abstractmethod
+    def SetBudget(
+        self,
+        request: _gpu_pb2.SetBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gpu_pb2.Gpu, _abc.Awaitable[_gpu_pb2.Gpu]]:
+        """Sets how many bytes the engines may hold together, until the daemon ends. When it shrinks, idle
+        engines leave, then stages that rank last go back into the queue, until what is held fits; jobs
+        that cannot fit any more fail with NEVER_FITS. Returns the device; memory follows soon.
+
+        INVALID_ARGUMENT: BUDGET_NEGATIVE.
+        """
+
+    @_abc_1.abstractmethod
+    def LoadEngine(
+        self,
+        request: _gpu_pb2.LoadEngineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gpu_pb2.Gpu, _abc.Awaitable[_gpu_pb2.Gpu]]:
+        """Asks for an engine to be brought into memory before any job needs it. It comes when the jobs
+        that wait leave room; `EngineStatus.note` says what it waits for, or why it failed.
+
+        INVALID_ARGUMENT: OPTION_UNKNOWN. FAILED_PRECONDITION: NEVER_FITS with the bytes, or the engine
+        is not configured or not usable.
+        """
+
+    @_abc_1.abstractmethod
+    def UnloadEngine(
+        self,
+        request: _gpu_pb2.UnloadEngineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gpu_pb2.Gpu, _abc.Awaitable[_gpu_pb2.Gpu]]:
+        """Asks for an engine's process to end, as soon as it is idle: all that it holds comes back. Jobs
+        bring it into memory again.
+
+        FAILED_PRECONDITION: ENGINE_PINNED, or the engine is not configured or not usable.
+        """
+
+    @_abc_1.abstractmethod
+    def PinEngine(
+        self,
+        request: _gpu_pb2.PinEngineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gpu_pb2.Gpu, _abc.Awaitable[_gpu_pb2.Gpu]]:
+        """Keeps an engine in memory once it is there, or no longer. A pinned engine is never evicted for
+        another and does not leave when idle; only a budget that shrinks takes it, and last.
+
+        FAILED_PRECONDITION: the engine is not configured or not usable.
+        """
+
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _gpu_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gpu_pb2.Gpu, _abc.Awaitable[_gpu_pb2.Gpu]]:
+        """Starts nothing any more: stages that run may end, jobs are accepted and wait."""
+
+    @_abc_1.abstractmethod
+    def EndDrain(
+        self,
+        request: _gpu_pb2.EndDrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gpu_pb2.Gpu, _abc.Awaitable[_gpu_pb2.Gpu]]:
+        """Ends a drain: jobs that wait are started again."""
 
 def add_GpuServiceServicer_to_server(servicer: GpuServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

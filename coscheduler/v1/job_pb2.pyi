@@ -83,6 +83,50 @@ TRANSCRIPT_FORMAT_TSV: TranscriptFormat.ValueType  # 5
 """One segment a line, with its times, separated by tabs."""
 Global___TranscriptFormat: _TypeAlias = TranscriptFormat  # noqa: Y015
 
+class _Ranking:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RankingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ranking.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RANKING_UNSPECIFIED: _Ranking.ValueType  # 0
+    """Means RANKING_CONSISTENCY."""
+    RANKING_CONSISTENCY: _Ranking.ValueType  # 1
+    """Target and residual together rebuild the recording."""
+
+class Ranking(_Ranking, metaclass=_RankingEnumTypeWrapper):
+    """What makes one candidate of a separation better than another."""
+
+RANKING_UNSPECIFIED: Ranking.ValueType  # 0
+"""Means RANKING_CONSISTENCY."""
+RANKING_CONSISTENCY: Ranking.ValueType  # 1
+"""Target and residual together rebuild the recording."""
+Global___Ranking: _TypeAlias = Ranking  # noqa: Y015
+
+class _Residual:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ResidualEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Residual.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESIDUAL_UNSPECIFIED: _Residual.ValueType  # 0
+    """Means RESIDUAL_GENERATED."""
+    RESIDUAL_GENERATED: _Residual.ValueType  # 1
+    """What the model generates beside the target; the two need not add up to the recording."""
+    RESIDUAL_MIXTURE_MINUS_TARGET: _Residual.ValueType  # 2
+    """The recording minus the target, sample by sample."""
+
+class Residual(_Residual, metaclass=_ResidualEnumTypeWrapper):
+    """What the residual of a separation is."""
+
+RESIDUAL_UNSPECIFIED: Residual.ValueType  # 0
+"""Means RESIDUAL_GENERATED."""
+RESIDUAL_GENERATED: Residual.ValueType  # 1
+"""What the model generates beside the target; the two need not add up to the recording."""
+RESIDUAL_MIXTURE_MINUS_TARGET: Residual.ValueType  # 2
+"""The recording minus the target, sample by sample."""
+Global___Residual: _TypeAlias = Residual  # noqa: Y015
+
 class _Overflow:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -196,6 +240,10 @@ class Job(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    QUALITY_MIN_FIELD_NUMBER: _builtins.int
+    DEADLINE_TIME_MS_FIELD_NUMBER: _builtins.int
+    EXPECTED_END_TIME_MS_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. Resource name, "jobs/ID"."""
     title: _builtins.str
@@ -212,6 +260,18 @@ class Job(_message.Message):
     """Output only. The `request_id` that it was created with."""
     waiting_for: _builtins.str
     """Output only. What the job waits for, in a sentence; empty when it does not wait."""
+    quality_min: _builtins.int
+    """The worst quality tier that will do, 0 is the best. Where the budget allows only worse ones, the
+    job is refused with QUALITY_TOO_LOW and the bytes. Absent means any.
+    """
+    deadline_time_ms: _builtins.int
+    """When it should be done, milliseconds since the Unix epoch; 0 means none. Nothing is enforced:
+    `notes` say when it will be missed.
+    """
+    expected_end_time_ms: _builtins.int
+    """Output only. When it may be expected to end, milliseconds since the Unix epoch; 0 when that
+    cannot be said, or it has ended.
+    """
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stage]:
         """1 to 3 stages in the order in which they run, each kind at most once."""
@@ -228,6 +288,10 @@ class Job(_message.Message):
     def failure(self) -> Global___Failure:
         """Output only. Why it failed."""
 
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Output only. What a person should know, in sentences."""
+
     def __init__(
         self,
         *,
@@ -243,12 +307,18 @@ class Job(_message.Message):
         progress: Global___Progress | None = ...,
         waiting_for: _builtins.str = ...,
         failure: Global___Failure | None = ...,
+        quality_min: _builtins.int | None = ...,
+        deadline_time_ms: _builtins.int = ...,
+        expected_end_time_ms: _builtins.int = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "progress", b"progress", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_quality_min", b"_quality_min", "failure", b"failure", "progress", b"progress", "quality_min", b"quality_min", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_ms", b"create_time_ms", "failure", b"failure", "finish_time_ms", b"finish_time_ms", "name", b"name", "priority", b"priority", "progress", b"progress", "request_id", b"request_id", "source", b"source", "stages", b"stages", "state", b"state", "title", b"title", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quality_min", b"_quality_min", "create_time_ms", b"create_time_ms", "deadline_time_ms", b"deadline_time_ms", "expected_end_time_ms", b"expected_end_time_ms", "failure", b"failure", "finish_time_ms", b"finish_time_ms", "name", b"name", "notes", b"notes", "priority", b"priority", "progress", b"progress", "quality_min", b"quality_min", "request_id", b"request_id", "source", b"source", "stages", b"stages", "state", b"state", "title", b"title", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__quality_min: _TypeAlias = _typing.Literal["quality_min"]  # noqa: Y015
+    _WhichOneofArgType__quality_min: _TypeAlias = _typing.Literal["_quality_min", b"_quality_min"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quality_min) -> _WhichOneofReturnType__quality_min | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
 
@@ -301,6 +371,26 @@ class Stage(_message.Message):
     STATE_PAUSED: Stage.State.ValueType  # 7
     """Halted in favour of a job of a higher class; goes on where it stopped."""
 
+    @_typing.final
+    class NumbersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SEPARATE_FIELD_NUMBER: _builtins.int
     TRANSCRIBE_FIELD_NUMBER: _builtins.int
     ANALYZE_FIELD_NUMBER: _builtins.int
@@ -322,6 +412,9 @@ class Stage(_message.Message):
     NOTES_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    PREEMPT_COUNT_FIELD_NUMBER: _builtins.int
+    OOM_COUNT_FIELD_NUMBER: _builtins.int
     state: Global___Stage.State.ValueType
     """Output only. Where the stage is in its life."""
     attempt_count: _builtins.int
@@ -348,6 +441,10 @@ class Stage(_message.Message):
     """Output only. The way in which the engine was in memory."""
     quality_tier: _builtins.int
     """Output only. 0 is the best; a higher tier may change the result noticeably."""
+    preempt_count: _builtins.int
+    """Output only. How many attempts gave way to a job of a higher class."""
+    oom_count: _builtins.int
+    """Output only. How many attempts ran out of memory: steps down to smaller options."""
     @_builtins.property
     def separate(self) -> Global___SeparateParameters:
         """Pull a sound out of a recording."""
@@ -386,6 +483,10 @@ class Stage(_message.Message):
     def failure(self) -> Global___Failure:
         """Output only. Why it failed."""
 
+    @_builtins.property
+    def numbers(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Output only. What the engine counted and timed, by name; the names end in units."""
+
     def __init__(
         self,
         *,
@@ -410,10 +511,13 @@ class Stage(_message.Message):
         notes: _abc.Iterable[_builtins.str] | None = ...,
         outputs: _abc.Iterable[Global___Output] | None = ...,
         failure: Global___Failure | None = ...,
+        numbers: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        preempt_count: _builtins.int = ...,
+        oom_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_real_time_factor", b"_real_time_factor", "analyze", b"analyze", "failure", b"failure", "input", b"input", "parameters", b"parameters", "real_time_factor", b"real_time_factor", "separate", b"separate", "transcribe", b"transcribe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_real_time_factor", b"_real_time_factor", "analyze", b"analyze", "attempt_count", b"attempt_count", "duration_ms", b"duration_ms", "evicted", b"evicted", "failure", b"failure", "input", b"input", "load_ms", b"load_ms", "measured_peak_bytes", b"measured_peak_bytes", "notes", b"notes", "option", b"option", "outputs", b"outputs", "parameters", b"parameters", "predicted_peak_bytes", b"predicted_peak_bytes", "quality_tier", b"quality_tier", "ready_time_ms", b"ready_time_ms", "real_time_factor", b"real_time_factor", "run_ms", b"run_ms", "separate", b"separate", "state", b"state", "transcribe", b"transcribe", "wait_ms", b"wait_ms", "waited_for", b"waited_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_real_time_factor", b"_real_time_factor", "analyze", b"analyze", "attempt_count", b"attempt_count", "duration_ms", b"duration_ms", "evicted", b"evicted", "failure", b"failure", "input", b"input", "load_ms", b"load_ms", "measured_peak_bytes", b"measured_peak_bytes", "notes", b"notes", "numbers", b"numbers", "oom_count", b"oom_count", "option", b"option", "outputs", b"outputs", "parameters", b"parameters", "predicted_peak_bytes", b"predicted_peak_bytes", "preempt_count", b"preempt_count", "quality_tier", b"quality_tier", "ready_time_ms", b"ready_time_ms", "real_time_factor", b"real_time_factor", "run_ms", b"run_ms", "separate", b"separate", "state", b"state", "transcribe", b"transcribe", "wait_ms", b"wait_ms", "waited_for", b"waited_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__real_time_factor: _TypeAlias = _typing.Literal["real_time_factor"]  # noqa: Y015
     _WhichOneofArgType__real_time_factor: _TypeAlias = _typing.Literal["_real_time_factor", b"_real_time_factor"]  # noqa: Y015
@@ -428,29 +532,114 @@ Global___Stage: _TypeAlias = Stage  # noqa: Y015
 
 @_typing.final
 class SeparateParameters(_message.Message):
-    """Pull the sound that the prompt describes out of a recording."""
+    """Pull the sound that the prompt describes out of a recording. The model hears the mean over the
+    channels; target and residual are mono.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROMPT_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
+    CANDIDATE_COUNT_FIELD_NUMBER: _builtins.int
+    RANKING_FIELD_NUMBER: _builtins.int
+    REDRAW_MAX_COUNT_FIELD_NUMBER: _builtins.int
+    RESIDUAL_FIELD_NUMBER: _builtins.int
+    SAMPLE_RATE_HZ_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """The sound, in a few words: "a woman speaking". 1 to 2000 characters."""
     seed: _builtins.int
     """Seed of the noise; the same seed gives the same result on the same device and libraries."""
+    candidate_count: _builtins.int
+    """How many candidates to draw, 1 to 16, with the seeds from `seed` on; 0 means 1. The best is kept."""
+    ranking: Global___Ranking.ValueType
+    """What makes a candidate the best. Unspecified means consistency."""
+    redraw_max_count: _builtins.int
+    """How many further seeds to try while the target is empty, 0 to 4. Absent means 1."""
+    residual: Global___Residual.ValueType
+    """What the residual is. Unspecified means generated."""
+    sample_rate_hz: _builtins.int
+    """Sample rate of target and residual, 8000 to 192000; 0 means the model's, 48000."""
+    @_builtins.property
+    def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimeSpan]:
+        """Where the sound is and where it is not, 64 at most; of two that overlap the later one counts. A
+        span that does not lie within the recording fails the stage with SPAN_OUTSIDE.
+        """
+
     def __init__(
         self,
         *,
         prompt: _builtins.str = ...,
         seed: _builtins.int = ...,
+        spans: _abc.Iterable[Global___TimeSpan] | None = ...,
+        candidate_count: _builtins.int = ...,
+        ranking: Global___Ranking.ValueType = ...,
+        redraw_max_count: _builtins.int | None = ...,
+        residual: Global___Residual.ValueType = ...,
+        sample_rate_hz: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_redraw_max_count", b"_redraw_max_count", "redraw_max_count", b"redraw_max_count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_redraw_max_count", b"_redraw_max_count", "candidate_count", b"candidate_count", "prompt", b"prompt", "ranking", b"ranking", "redraw_max_count", b"redraw_max_count", "residual", b"residual", "sample_rate_hz", b"sample_rate_hz", "seed", b"seed", "spans", b"spans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__redraw_max_count: _TypeAlias = _typing.Literal["redraw_max_count"]  # noqa: Y015
+    _WhichOneofArgType__redraw_max_count: _TypeAlias = _typing.Literal["_redraw_max_count", b"_redraw_max_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__redraw_max_count) -> _WhichOneofReturnType__redraw_max_count | None: ...
+
+Global___SeparateParameters: _TypeAlias = SeparateParameters  # noqa: Y015
+
+@_typing.final
+class TimeSpan(_message.Message):
+    """A statement about a part of a recording."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Sign:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _SignEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[TimeSpan._Sign.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SIGN_UNSPECIFIED: TimeSpan._Sign.ValueType  # 0
+        """Means SIGN_PRESENT."""
+        SIGN_PRESENT: TimeSpan._Sign.ValueType  # 1
+        """The sound is there."""
+        SIGN_ABSENT: TimeSpan._Sign.ValueType  # 2
+        """The sound is not there."""
+
+    class Sign(_Sign, metaclass=_SignEnumTypeWrapper):
+        """What is stated."""
+
+    SIGN_UNSPECIFIED: TimeSpan.Sign.ValueType  # 0
+    """Means SIGN_PRESENT."""
+    SIGN_PRESENT: TimeSpan.Sign.ValueType  # 1
+    """The sound is there."""
+    SIGN_ABSENT: TimeSpan.Sign.ValueType  # 2
+    """The sound is not there."""
+
+    SIGN_FIELD_NUMBER: _builtins.int
+    START_MS_FIELD_NUMBER: _builtins.int
+    END_MS_FIELD_NUMBER: _builtins.int
+    sign: Global___TimeSpan.Sign.ValueType
+    """What is stated."""
+    start_ms: _builtins.int
+    """Where the span begins, from the start of the recording."""
+    end_ms: _builtins.int
+    """Where it ends; after `start_ms`."""
+    def __init__(
+        self,
+        *,
+        sign: Global___TimeSpan.Sign.ValueType = ...,
+        start_ms: _builtins.int = ...,
+        end_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_ms", b"end_ms", "sign", b"sign", "start_ms", b"start_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SeparateParameters: _TypeAlias = SeparateParameters  # noqa: Y015
+Global___TimeSpan: _TypeAlias = TimeSpan  # noqa: Y015
 
 @_typing.final
 class TranscribeParameters(_message.Message):
@@ -789,6 +978,72 @@ class CreateJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateJobRequest: _TypeAlias = CreateJobRequest  # noqa: Y015
+
+@_typing.final
+class PlanJobRequest(_message.Message):
+    """Asks what would become of a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """The job: title, priority, stages and source. Output-only fields are ignored."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanJobRequest: _TypeAlias = PlanJobRequest  # noqa: Y015
+
+@_typing.final
+class JobPlan(_message.Message):
+    """What would become of a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    END_TIME_MS_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    end_time_ms: _builtins.int
+    """When it would end, milliseconds since the Unix epoch; 0 means: never, as things are."""
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """The job as it would end: option, quality tier, predicted bytes, evictions and waits of each
+        stage. Its name and outputs are made up.
+        """
+
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The decisions about it, in sentences, in their order."""
+
+    @_builtins.property
+    def refusal(self) -> Global___Failure:
+        """Why it would be refused; absent when it would be accepted."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+        end_time_ms: _builtins.int = ...,
+        decisions: _abc.Iterable[_builtins.str] | None = ...,
+        refusal: Global___Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "end_time_ms", b"end_time_ms", "job", b"job", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobPlan: _TypeAlias = JobPlan  # noqa: Y015
 
 @_typing.final
 class GetJobRequest(_message.Message):

@@ -67,6 +67,11 @@ class JobServiceStub:
                 request_serializer=coscheduler_dot_v1_dot_job__pb2.DeleteJobRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.PlanJob = channel.unary_unary(
+                '/coscheduler.v1.JobService/PlanJob',
+                request_serializer=coscheduler_dot_v1_dot_job__pb2.PlanJobRequest.SerializeToString,
+                response_deserializer=coscheduler_dot_v1_dot_job__pb2.JobPlan.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -127,6 +132,18 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanJob(self, request, context):
+        """Says what would become of a job if it were created now: for each stage how its engine would be
+        in memory, what would be evicted and waited for, predicted bytes and times, and why; or why it
+        would be refused. Nothing is created and nothing changes. Times are expectations: nothing fails
+        and nobody else comes.
+
+        INVALID_ARGUMENT and NOT_FOUND as for CreateJob.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -159,6 +176,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.DeleteJob,
                     request_deserializer=coscheduler_dot_v1_dot_job__pb2.DeleteJobRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'PlanJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanJob,
+                    request_deserializer=coscheduler_dot_v1_dot_job__pb2.PlanJobRequest.FromString,
+                    response_serializer=coscheduler_dot_v1_dot_job__pb2.JobPlan.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -325,6 +347,33 @@ class JobService:
             '/coscheduler.v1.JobService/DeleteJob',
             coscheduler_dot_v1_dot_job__pb2.DeleteJobRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coscheduler.v1.JobService/PlanJob',
+            coscheduler_dot_v1_dot_job__pb2.PlanJobRequest.SerializeToString,
+            coscheduler_dot_v1_dot_job__pb2.JobPlan.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,14 @@ class JobServiceStub:
     """Deletes a job that has ended, and the artifacts it made. Its source stays.
     FAILED_PRECONDITION: JOB_NOT_FINAL.
     """
+    PlanJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.PlanJobRequest, _job_pb2.JobPlan]
+    """Says what would become of a job if it were created now: for each stage how its engine would be
+    in memory, what would be evicted and waited for, predicted bytes and times, and why; or why it
+    would be refused. Nothing is created and nothing changes. Times are expectations: nothing fails
+    and nobody else comes.
+
+    INVALID_ARGUMENT and NOT_FOUND as for CreateJob.
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -97,6 +105,14 @@ class JobServiceAsyncStub(JobServiceStub):
     DeleteJob: _aio.UnaryUnaryMultiCallable[_job_pb2.DeleteJobRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a job that has ended, and the artifacts it made. Its source stays.
     FAILED_PRECONDITION: JOB_NOT_FINAL.
+    """
+    PlanJob: _aio.UnaryUnaryMultiCallable[_job_pb2.PlanJobRequest, _job_pb2.JobPlan]  # type: ignore[assignment]
+    """Says what would become of a job if it were created now: for each stage how its engine would be
+    in memory, what would be evicted and waited for, predicted bytes and times, and why; or why it
+    would be refused. Nothing is created and nothing changes. Times are expectations: nothing fails
+    and nobody else comes.
+
+    INVALID_ARGUMENT and NOT_FOUND as for CreateJob.
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -165,6 +181,20 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """Deletes a job that has ended, and the artifacts it made. Its source stays.
         FAILED_PRECONDITION: JOB_NOT_FINAL.
+        """
+
+    @_abc_1.abstractmethod
+    def PlanJob(
+        self,
+        request: _job_pb2.PlanJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.JobPlan, _abc.Awaitable[_job_pb2.JobPlan]]:
+        """Says what would become of a job if it were created now: for each stage how its engine would be
+        in memory, what would be evicted and waited for, predicted bytes and times, and why; or why it
+        would be refused. Nothing is created and nothing changes. Times are expectations: nothing fails
+        and nobody else comes.
+
+        INVALID_ARGUMENT and NOT_FOUND as for CreateJob.
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

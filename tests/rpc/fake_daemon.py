@@ -22,6 +22,7 @@ from coscheduler.core.model import (
     Failure,
     InputRef,
     Job,
+    JobPlan,
     JobState,
     Output,
     Priority,
@@ -87,6 +88,7 @@ class FakeDaemon:
 
     def __init__(self, *, auto: bool = False) -> None:
         self.auto = auto
+        self.is_closed = False
         self.jobs: dict[str, JobSnapshot] = {}
         self.artifacts: dict[str, tuple[Artifact, bytes]] = {}
         self.open_writers: set[FakeWriter] = set()
@@ -280,7 +282,69 @@ class FakeDaemon:
         self.check("gpu")
         return self.snapshot
 
+    async def watch_gpu(self) -> AsyncIterator[GpuSnapshot]:
+        self.check("watch_gpu")
+        seen = None
+        while not self.is_closed:
+            if seen != self.snapshot:
+                seen = self.snapshot
+                yield seen
+            async with self._changed:
+                await self._changed.wait()
+
+    async def _put_gpu(self, **changes: object) -> GpuSnapshot:
+        async with self._changed:
+            self.snapshot = replace(self.snapshot, **changes)  # type: ignore[arg-type]
+            self._changed.notify_all()
+        return self.snapshot
+
+    async def _put_engine(self, engine: EngineName, **changes: object) -> GpuSnapshot:
+        views = tuple(
+            replace(view, **changes) if view.engine is engine else view  # type: ignore[arg-type]
+            for view in self.snapshot.engines
+        )
+        return await self._put_gpu(engines=views)
+
+    async def set_budget(self, budget_bytes: int) -> GpuSnapshot:
+        self.check("set_budget")
+        return await self._put_gpu(capacity_bytes=budget_bytes, budget_bytes=budget_bytes)
+
+    async def load_engine(self, engine: EngineName, option: str) -> GpuSnapshot:
+        self.check("load_engine")
+        return await self._put_engine(engine, state="loaded", option=option or "best")
+
+    async def unload_engine(self, engine: EngineName) -> GpuSnapshot:
+        self.check("unload_engine")
+        return await self._put_engine(engine, state="stopped", option="")
+
+    async def pin_engine(self, engine: EngineName, is_pinned: bool) -> GpuSnapshot:
+        self.check("pin_engine")
+        return await self._put_engine(engine, is_pinned=is_pinned)
+
+    async def drain(self, is_draining: bool) -> GpuSnapshot:
+        self.check("drain")
+        return await self._put_gpu(is_draining=is_draining)
+
+    async def plan_job(self, request: JobRequest) -> JobPlan:
+        self.check("plan_job")
+        self.requests.append(request)
+        if request.quality_min == 0:
+            failure = Failure("QUALITY_TOO_LOW", "too little memory", (("required_bytes", "7"),))
+            return JobPlan(self._accept(request), None, (), failure)
+        stages_ = tuple(
+            replace(
+                stage, option="whole", predicted_peak_bytes=100 * MIB, load_ms=2000, run_ms=500,
+                evicted=("analysis: f16",), waited_for=("memory: 1 bytes needed, 0 free",),
+            )
+            for stage in self._accept(request).stages
+        )  # fmt: skip
+        job = replace(self._accept(request), stages=stages_)
+        return JobPlan(job, 9_000_000_000_000, (f"load separation for {job.name}",))
+
     async def close(self, drain_ms: int) -> None:
+        self.is_closed = True
+        async with self._changed:
+            self._changed.notify_all()
         self.drained_ms = drain_ms
         for task in self._tasks:
             task.cancel()

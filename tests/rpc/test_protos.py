@@ -46,7 +46,14 @@ def test_every_declaration_has_a_comment(described: FileDescriptorSet) -> None:
 
 def test_integers_end_in_their_unit(described: FileDescriptorSet) -> None:
     units = ("_bytes", "_ms", "_hz", "_count")
-    plain = {"seed", "page_size", "pid", "stage_index", "quality_tier"}  # no unit, by their nature
+    plain = {
+        "seed",
+        "page_size",
+        "pid",
+        "stage_index",
+        "quality_tier",
+        "quality_min",
+    }  # no unit, by their nature
     odd = [
         f"{message.name}.{field.name}"
         for file in described.file

@@ -7,12 +7,20 @@ from coscheduler.rpc.convert.artifact import (
     label_from_wire,
     label_to_wire,
 )
-from coscheduler.rpc.convert.gpu import gpu_from_wire, gpu_to_wire
+from coscheduler.rpc.convert.gpu import (
+    engine_from_wire,
+    engine_to_wire,
+    gpu_from_wire,
+    gpu_to_wire,
+)
 from coscheduler.rpc.convert.job import (
+    asked_job_from_wire,
     job_from_wire,
     job_request_from_wire,
     job_request_to_wire,
     job_to_wire,
+    plan_from_wire,
+    plan_to_wire,
     real_time_factor,
 )
 
@@ -20,6 +28,9 @@ __all__ = [
     "FileLabel",
     "artifact_from_wire",
     "artifact_to_wire",
+    "asked_job_from_wire",
+    "engine_from_wire",
+    "engine_to_wire",
     "gpu_from_wire",
     "gpu_to_wire",
     "job_from_wire",
@@ -28,5 +39,7 @@ __all__ = [
     "job_to_wire",
     "label_from_wire",
     "label_to_wire",
+    "plan_from_wire",
+    "plan_to_wire",
     "real_time_factor",
 ]

@@ -1,8 +1,19 @@
 """GpuSnapshot <-> v1.Gpu."""
 
+from coscheduler.core.model import EngineName
 from coscheduler.rpc.convert.names import ENGINE, ENGINE_STATE, LEDGER_STATE
 from coscheduler.runtime.api import EngineView, GpuSnapshot, LedgerLine
 from coscheduler.v1 import gpu_pb2
+
+
+def engine_from_wire(number: int) -> EngineName:
+    """The engine that a request names. Raises InvalidInput ENGINE_UNKNOWN."""
+    return ENGINE.from_wire(number)
+
+
+def engine_to_wire(engine: EngineName) -> gpu_pb2.Engine.ValueType:
+    """The number of an engine."""
+    return ENGINE.to_wire(engine)
 
 
 def gpu_to_wire(snapshot: GpuSnapshot) -> gpu_pb2.Gpu:
@@ -20,6 +31,8 @@ def gpu_to_wire(snapshot: GpuSnapshot) -> gpu_pb2.Gpu:
         queued_count=snapshot.queued_count,
         running_count=snapshot.running_count,
         warnings=snapshot.warnings,
+        budget_bytes=snapshot.budget_bytes,
+        draining=snapshot.is_draining,
     )
 
 
@@ -38,6 +51,8 @@ def gpu_from_wire(message: gpu_pb2.Gpu) -> GpuSnapshot:
         queued_count=message.queued_count,
         running_count=message.running_count,
         warnings=tuple(message.warnings),
+        budget_bytes=message.budget_bytes,
+        is_draining=message.draining,
     )
 
 
@@ -72,6 +87,8 @@ def _engine_to_wire(view: EngineView) -> gpu_pb2.EngineStatus:
         measured_bytes=view.measured_bytes,
         options=view.options,
         failure=view.failure,
+        pinned=view.is_pinned,
+        note=view.note,
     )
 
 
@@ -88,4 +105,6 @@ def _engine_from_wire(message: gpu_pb2.EngineStatus) -> EngineView:
         measured_bytes=message.measured_bytes,
         options=tuple(message.options),
         failure=message.failure,
+        is_pinned=message.pinned,
+        note=message.note,
     )

@@ -3,7 +3,7 @@
 import json
 
 from coscheduler import stages
-from coscheduler.core.model import Failure, InputRef, Job, Output, Priority, Stage
+from coscheduler.core.model import Failure, InputRef, Job, JobPlan, Output, Priority, Stage
 from coscheduler.errors import InvalidInput
 from coscheduler.rpc.convert.names import JOB_STATE, PRIORITY, STAGE_STATE
 from coscheduler.rpc.convert.parameters import get_parameters, put_parameters
@@ -18,20 +18,28 @@ def job_request_to_wire(request: JobRequest) -> job_pb2.CreateJobRequest:
         priority=_priority_to_wire(request.priority),
         stages=[_stage_request_to_wire(stage) for stage in request.stages],
         source=_input_to_wire(request.source),
+        quality_min=request.quality_min,
+        deadline_time_ms=request.deadline_ms or 0,
     )
     return job_pb2.CreateJobRequest(request_id=request.request_id, job=job)
 
 
 def job_request_from_wire(message: job_pb2.CreateJobRequest) -> JobRequest:
     """What a message asks for. Raises InvalidInput PRIORITY_UNKNOWN, STAGE_EMPTY or the like."""
-    job = message.job
+    return asked_job_from_wire(message.job, message.request_id)
+
+
+def asked_job_from_wire(job: job_pb2.Job, request_id: str) -> JobRequest:
+    """The same for the job alone."""
     priority = PRIORITY.from_wire(job.priority or job_pb2.PRIORITY_NORMAL)
     return JobRequest(
-        request_id=message.request_id,
+        request_id=request_id,
         stages=tuple(_stage_request_from_wire(stage) for stage in job.stages),
         source=_input_from_wire(job.source) if job.HasField("source") else None,
         priority=int(priority),
         title=job.title,
+        quality_min=job.quality_min if job.HasField("quality_min") else None,
+        deadline_ms=job.deadline_time_ms or None,
     )
 
 
@@ -74,6 +82,10 @@ def job_to_wire(snapshot: JobSnapshot) -> job_pb2.Job:
         progress=_progress_to_wire(snapshot.progress),
         waiting_for=snapshot.waiting_for,
         failure=_failure_to_wire(job.failure),
+        quality_min=job.quality_min,
+        deadline_time_ms=job.deadline_ms or 0,
+        expected_end_time_ms=snapshot.expected_end_ms or 0,
+        notes=snapshot.notes,
     )
 
 
@@ -89,9 +101,29 @@ def job_from_wire(message: job_pb2.Job) -> JobSnapshot:
         state=JOB_STATE.from_wire(message.state),
         finished_ms=message.finish_time_ms,
         failure=_failure_from_wire(message.failure) if message.HasField("failure") else None,
+        quality_min=message.quality_min if message.HasField("quality_min") else None,
+        deadline_ms=message.deadline_time_ms or None,
     )
     progress = _progress_from_wire(message.progress) if message.HasField("progress") else None
-    return JobSnapshot(job, progress, message.waiting_for)
+    end_ms, notes = message.expected_end_time_ms or None, tuple(message.notes)
+    return JobSnapshot(job, progress, message.waiting_for, end_ms, notes)
+
+
+def plan_to_wire(plan: JobPlan) -> job_pb2.JobPlan:
+    """The message for a plan."""
+    return job_pb2.JobPlan(
+        job=job_to_wire(JobSnapshot(plan.job)),
+        end_time_ms=plan.end_ms or 0,
+        decisions=plan.decisions,
+        refusal=_failure_to_wire(plan.refusal),
+    )
+
+
+def plan_from_wire(message: job_pb2.JobPlan) -> JobPlan:
+    """The plan in a message."""
+    refusal = _failure_from_wire(message.refusal) if message.HasField("refusal") else None
+    job = job_from_wire(message.job).job
+    return JobPlan(job, message.end_time_ms or None, tuple(message.decisions), refusal)
 
 
 def real_time_factor(stage: Stage) -> float | None:
@@ -117,8 +149,11 @@ def _stage_to_wire(stage: Stage) -> job_pb2.Stage:
         evicted=stage.evicted,
         waited_for=stage.waited_for,
         notes=stage.notes,
+        numbers=dict(stage.numbers),
         outputs=[job_pb2.Output(**vars(output)) for output in stage.outputs],
         failure=_failure_to_wire(stage.failure),
+        preempt_count=stage.preempt_count,
+        oom_count=stage.oom_count,
     )
     put_parameters(message, stage.kind, json.loads(stage.parameters_json))
     return message
@@ -145,7 +180,10 @@ def _stage_from_wire(message: job_pb2.Stage) -> Stage:
         waited_for=tuple(message.waited_for),
         outputs=tuple(Output(one.role, one.artifact, one.filename) for one in message.outputs),
         notes=tuple(message.notes),
+        numbers=tuple(sorted(message.numbers.items())),
         failure=_failure_from_wire(message.failure) if message.HasField("failure") else None,
+        preempt_count=message.preempt_count,
+        oom_count=message.oom_count,
     )
 
 
