@@ -6,7 +6,7 @@ block, so memory does not grow with its length except for what the caller keeps.
 
 import mmap
 import wave
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -178,7 +178,20 @@ def mono_blocks(path: Path, sample_rate_hz: int) -> Iterator[Samples]:
         first = next(mono, None)
         if first is None:
             return
-        yield from _resampled(chain([first], mono), decoding.sample_rate_hz, sample_rate_hz)
+        yield from resampled(chain([first], mono), decoding.sample_rate_hz, sample_rate_hz)
+
+
+def resampled(blocks: Iterator[Samples], source_hz: int, target_hz: int) -> Iterator[Samples]:
+    """Blocks float32 [n] at one rate -> blocks of the same signal at another, in order."""
+    if source_hz == target_hz:
+        yield from blocks
+        return
+    resampler = AudioResampler(format="flt", layout="mono", rate=target_hz)
+    for block in blocks:
+        frame = AudioFrame.from_ndarray(np.ascontiguousarray(block[None]), "flt", "mono")
+        frame.sample_rate = source_hz
+        yield from (piece.to_ndarray()[0] for piece in resampler.resample(frame))
+    yield from (piece.to_ndarray()[0] for piece in resampler.resample(None))
 
 
 def write_wav(path: Path, samples: Samples, sample_rate_hz: int) -> int:
@@ -186,7 +199,23 @@ def write_wav(path: Path, samples: Samples, sample_rate_hz: int) -> int:
 
     Raises EngineFault OUTPUT_NOT_FINITE before anything is written.
     """
-    bad_count = len(samples) - int(np.count_nonzero(np.isfinite(samples)))
+    writing = write_wav_in_blocks(path, samples, sample_rate_hz)
+    while True:
+        try:
+            next(writing)
+        except StopIteration as stop:
+            clipped_count: int = stop.value
+            return clipped_count
+
+
+def write_wav_in_blocks(
+    path: Path, samples: Samples, sample_rate_hz: int
+) -> Generator[None, None, int]:
+    """`write_wav` with a chance to pause after each block of about a million samples."""
+    bad_count = 0
+    for block in _blocks(samples):
+        bad_count += len(block) - int(np.count_nonzero(np.isfinite(block)))
+        yield
     if bad_count:
         raise EngineFault(
             "OUTPUT_NOT_FINITE",
@@ -199,12 +228,17 @@ def write_wav(path: Path, samples: Samples, sample_rate_hz: int) -> int:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(sample_rate_hz)
-        for start in range(0, len(samples), _WRITE_BLOCK_SAMPLES):
-            block = samples[start : start + _WRITE_BLOCK_SAMPLES]
+        for block in _blocks(samples):
             clipped_count += int(np.count_nonzero(np.abs(block) > 1.0))
             scaled = np.clip(np.rint(block * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1)
             file.writeframesraw(scaled.astype("<i2").tobytes())
+            yield
     return clipped_count
+
+
+def _blocks(samples: Samples) -> Iterator[Samples]:
+    starts = range(0, len(samples), _WRITE_BLOCK_SAMPLES)
+    return (samples[start : start + _WRITE_BLOCK_SAMPLES] for start in starts)
 
 
 class _Nameless:
@@ -273,18 +307,6 @@ def _mean(block: Samples) -> Samples:
     if not np.isfinite(mono).all():
         raise _not_finite(int(np.count_nonzero(~np.isfinite(block))))
     return mono
-
-
-def _resampled(blocks: Iterator[Samples], source_hz: int, target_hz: int) -> Iterator[Samples]:
-    if source_hz == target_hz:
-        yield from blocks
-        return
-    resampler = AudioResampler(format="flt", layout="mono", rate=target_hz)
-    for block in blocks:
-        frame = AudioFrame.from_ndarray(np.ascontiguousarray(block[None]), "flt", "mono")
-        frame.sample_rate = source_hz
-        yield from (piece.to_ndarray()[0] for piece in resampler.resample(frame))
-    yield from (piece.to_ndarray()[0] for piece in resampler.resample(None))
 
 
 def _duration_ms(decoding: _Decoding) -> int:

@@ -3,6 +3,7 @@
 The wire, the command line and the engines all mean these fields. Unknown fields are refused.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,6 +16,9 @@ FORMATS: tuple[TranscriptFormat, ...] = ("json", "srt", "vtt", "txt", "tsv")
 TEMPLATES: tuple[str, ...] = (
     "actions", "chapters", "decisions", "minutes", "questions", "summary", "translate", "triage",
 )  # fmt: skip
+SpanSign = Literal["+", "-"]
+Ranking = Literal["consistency"]
+Residual = Literal["generated", "mixture-minus-target"]
 Overflow = Literal["split", "fold", "refuse"]
 PieceMode = Literal["map", "refine", "tree"]
 
@@ -26,11 +30,54 @@ class _Parameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class TimeSpan(_Parameters):
+    """Where in the recording the sound is ("+") or is not ("-"). "6.3-7.0" reads as "+", in
+    seconds; so does "+6.3-7.0"; "-6.3-7.0" says that it is not there.
+    """
+
+    sign: SpanSign = "+"
+    start_ms: Annotated[int, Field(ge=0)]
+    end_ms: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        found = re.fullmatch(r"([+-]?)(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)", value.strip())
+        if found is None:
+            raise ValueError(f'{value!r} is no time span; write "6.3-7.0" or "-6.3-7.0"')
+        start_ms, end_ms = (round(1000 * float(text)) for text in found.groups()[1:])
+        return {"sign": found[1] or "+", "start_ms": start_ms, "end_ms": end_ms}
+
+    @model_validator(mode="after")
+    def _forwards(self) -> "TimeSpan":
+        if self.end_ms <= self.start_ms:
+            raise ValueError(
+                f"a span must end ({self.end_ms} ms) after it begins ({self.start_ms})"
+            )
+        return self
+
+
 class SeparateParameters(_Parameters):
-    """Pull the sound that `prompt` describes out of the recording."""
+    """Pull the sound that `prompt` describes out of the recording.
+
+    The model hears the mean over the channels; target and residual are mono. `candidates` are drawn
+    with the seeds from `seed` on, and the one that `ranking` puts first is kept; "consistency" is
+    how well target and residual together rebuild the recording. While every target is empty, up to
+    `redraws_max` further seeds are tried. A residual of "mixture-minus-target" adds up with the
+    target to the recording exactly; the generated one may sound cleaner. `sample_rate_hz` None: the
+    model's own rate, 48 kHz.
+    """
 
     prompt: Annotated[str, Field(min_length=1, max_length=2000)]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    spans: Annotated[tuple[TimeSpan, ...], Field(max_length=64)] = ()
+    candidates: Annotated[int, Field(ge=1, le=16)] = 1
+    ranking: Ranking = "consistency"
+    redraws_max: Annotated[int, Field(ge=0, le=4)] = 1
+    residual: Residual = "generated"
+    sample_rate_hz: Annotated[int, Field(ge=8_000, le=192_000)] | None = None
 
 
 class TranscribeParameters(_Parameters):

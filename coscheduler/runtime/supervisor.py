@@ -300,7 +300,8 @@ class Supervisor:
         except (OSError, CoschedulerError) as error:
             failure = Failure("RESULT_NOT_STORED", f"keeping the results failed: {error}")
             return ev.StageFailed(command.engine, command.job, failure, True, peak_bytes)
-        return ev.StageDone(command.engine, command.job, outputs, answer.result.notes, peak_bytes)
+        notes, numbers = answer.result.notes, tuple(sorted(answer.result.numbers.items()))
+        return ev.StageDone(command.engine, command.job, outputs, notes, peak_bytes, numbers)
 
     def _tell_task(self, engine: EngineName, request: msg.Request) -> None:
         """Pause or resume what runs there; a task that has just ended ignores it."""

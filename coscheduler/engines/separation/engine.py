@@ -1,14 +1,11 @@
 """SAM-Audio behind the Engine protocol: one prompt, target and residual out."""
 
 import json
-import math
 import os
 import time
-from collections.abc import Generator
-from pathlib import Path
+from collections.abc import Generator, Mapping
 
 import torch
-from torch import Tensor
 from torch.nn import functional as fn
 
 from coscheduler import audio
@@ -23,10 +20,15 @@ from coscheduler.core.model import (
     Segment,
 )
 from coscheduler.engines.base import OnProgress, OutputFile, Slice, StageResult, Task
-from coscheduler.engines.separation import footprint, model
+from coscheduler.engines.separation import footprint, model, output, request
+from coscheduler.engines.separation.checkpoint import fingerprint
 from coscheduler.engines.separation.model import LoadedModel, ModelFolder
-from coscheduler.engines.separation.separate import Separated, Step, separate
-from coscheduler.engines.separation.text import TextEncoderFolder, open_text_encoder
+from coscheduler.engines.separation.pacing import numbers, paced
+from coscheduler.engines.separation.request import Request
+from coscheduler.engines.separation.resume import INTERVAL_MS, ResumePoints, key_of
+from coscheduler.engines.separation.separate import Separated, Workplace, separate
+from coscheduler.engines.separation.steps import Phase, Step
+from coscheduler.engines.separation.text import WEIGHTS, TextEncoderFolder, open_text_encoder
 from coscheduler.engines.streaming import heap
 from coscheduler.engines.streaming.host_arrays import HostArrays
 from coscheduler.engines.streaming.prepared import SegmentEntry
@@ -34,7 +36,6 @@ from coscheduler.errors import EngineFault, Refused
 from coscheduler.stages import SeparateParameters
 
 MIB = 1024 * 1024
-SLICE_MS = 50  # a slice ends at the first chance after this; the chances are layers and codec tiles
 MMAP_THRESHOLD_BYTES = MIB
 TRIM_THRESHOLD_BYTES = 64 * MIB
 KERNELS_MAX = 40  # compiled convolutions kept by oneDNN; one direction of the codec needs about 32
@@ -44,8 +45,6 @@ QUALITY_TIERS = {"float32": 0, "bfloat16": 1}
 COPY_BYTES_PER_MS = 1_000_000
 CPU_FLOP_PER_MS_THREAD = 20_000_000
 CUDA_FLOP_PER_MS = 10_000_000_000
-SILENCE_RMS = 1e-4  # -80 dB of full scale
-EMPTY_SHARE = 1e-3  # of the mixture's rms, -60 dB
 
 
 class SeparationEngine:
@@ -53,14 +52,19 @@ class SeparationEngine:
 
     name = EngineName.SEPARATION
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises Refused ENGINE_NOT_CONFIGURED without a [separation] section."""
+    def __init__(self, settings: Settings, resume_interval_ms: int = INTERVAL_MS) -> None:
+        """Raises Refused ENGINE_NOT_CONFIGURED without a [separation] section.
+
+        `resume_interval_ms`: a point to go on from is kept no more often than this.
+        """
         if settings.separation is None:
             raise Refused("ENGINE_NOT_CONFIGURED", "the config has no [separation] section")
         self._settings: SeparationSettings = settings.separation
         self._device_settings = settings.device
         self._prepared_dir = self._settings.prepared_dir or settings.data_dir / "prepared"
         self._loaded: LoadedModel | None = None
+        self._load_ms = 0
+        self._resume_interval_ms = resume_interval_ms
 
     @property
     def _device(self) -> torch.device:
@@ -110,6 +114,7 @@ class SeparationEngine:
         OUT_OF_MEMORY; then nothing is held.
         """
         self.unload()
+        begun = time.monotonic()
         dtype = json.loads(option.settings_json)["dtype"]
         folder, _ = self._open()
         prepared = folder.prepare(dtype, self._prepared_dir, on_progress)
@@ -123,21 +128,24 @@ class SeparationEngine:
                 option=option.name,
                 required_bytes=sum(line.bytes for line in option.resident),
             ) from None
+        self._load_ms = _ms_since(begun)
 
     @torch.inference_mode()
     def slices(self, task: Task) -> Generator[Slice, None, StageResult]:
         """Separate `task.input_path` into target.wav and residual.wav, as long as the input.
 
-        Raises EngineFault NOT_LOADED, DISK_FULL or OUTPUT_NOT_FINITE, InvalidInput AUDIO_TOO_SHORT,
-        AUDIO_UNREADABLE, AUDIO_NOT_FINITE or PROMPT_TOO_LONG.
+        Goes on from `task.resume_dir` where an earlier attempt left something there; the result is
+        the same, bit for bit. Raises EngineFault NOT_LOADED, DISK_FULL, WORK_FOLDER_UNUSABLE or
+        OUTPUT_NOT_FINITE, InvalidInput AUDIO_TOO_SHORT, AUDIO_UNREADABLE, AUDIO_NOT_FINITE,
+        SPAN_OUTSIDE, PROMPT_EMPTY or PROMPT_TOO_LONG.
         """
         if self._loaded is None:
             raise EngineFault("NOT_LOADED", "no option of the separation model is loaded")
         try:
-            separated = yield from _paced(self._steps(self._loaded, task))
-            return _write(separated, self._loaded.config.audio_codec.sample_rate, task.output_dir)
+            done = yield from paced(self._steps(self._loaded, task))
         finally:
             self._give_back()
+        return _result(done.result, done.seconds, self._load_ms)
 
     def unload(self) -> None:
         """Drop the weights; every layer's mapping goes at once."""
@@ -183,18 +191,41 @@ class SeparationEngine:
             return CUDA_FLOP_PER_MS
         return CPU_FLOP_PER_MS_THREAD * self._device_settings.threads
 
-    def _steps(self, loaded: LoadedModel, task: Task) -> Generator[Step, None, Separated]:
+    def _steps(
+        self, loaded: LoadedModel, task: Task
+    ) -> Generator[Step, None, tuple[Separated, int]]:
+        """Read, separate, write; the result and how many samples were clipped."""
         folder, text_encoder = self._open()
         parameters = SeparateParameters.model_validate(dict(task.parameters))
-        rate = folder.config.audio_codec.sample_rate
-        return separate(
-            loaded,
-            text_encoder,
-            HostArrays(task.output_dir),
-            footprint.limits(folder.config, self._settings.window_ms),
-            audio.mono_blocks(task.input_path, rate),
-            parameters.prompt,
-            parameters.seed,
+        asked = request.from_parameters(parameters)
+        rate_hz = folder.config.audio_codec.sample_rate
+        arrays = HostArrays(task.output_dir)
+        limits = footprint.limits(folder.config, self._settings.window_ms)
+        place = Workplace(loaded, text_encoder, arrays, limits)
+
+        def points_for(sha256: str) -> ResumePoints:
+            key = self._resume_key(place, asked, sha256)
+            return ResumePoints(task.resume_dir, key, self._resume_interval_ms)
+
+        blocks = audio.mono_blocks(task.input_path, rate_hz)
+        separated = yield from separate(place, blocks, asked, points_for)
+        signals = yield from output.finish(separated, asked, arrays, rate_hz)
+        clipped = yield from output.write(signals, asked.sample_rate_hz or rate_hz, task.output_dir)
+        return separated, clipped
+
+    def _resume_key(self, place: Workplace, asked: Request, sha256: str) -> str:
+        """Of everything that the bits of a state depend on."""
+        return key_of(
+            {
+                "request": asked.fields(),
+                "samples": sha256,
+                "model": place.model.identity,
+                "text_encoder": fingerprint(place.text_encoder.folder / WEIGHTS),
+                "limits": vars(place.limits),
+                "device": str(place.model.device),
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+            }
         )
 
     def _give_back(self) -> None:
@@ -203,56 +234,19 @@ class SeparationEngine:
             torch.cuda.empty_cache()
 
 
-def _paced(steps: Generator[Step, None, Separated]) -> Generator[Slice, None, Separated]:
-    """A slice for the first step after SLICE_MS; steps that come sooner are passed over."""
-    begun = time.monotonic()
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as stop:
-            separated: Separated = stop.value
-            return separated
-        if (time.monotonic() - begun) * 1000 >= SLICE_MS:
-            yield Slice(step.done, step.total, step.note)
-            begun = time.monotonic()
-
-
-def _write(separated: Separated, sample_rate_hz: int, folder: Path) -> StageResult:
-    names = ("target", "residual")
-    clipped = 0
-    for name, samples in zip(names, separated.signals, strict=True):
-        clipped += audio.write_wav(folder / f"{name}.wav", samples.numpy(), sample_rate_hz)
+def _result(
+    done: tuple[Separated, int], seconds: Mapping[Phase, float], load_ms: int
+) -> StageResult:
+    separated, clipped = done
     return StageResult(
-        files=tuple(OutputFile(name, f"{name}.wav", "audio/wav") for name in names),
-        notes=notes_on(separated, clipped),
-        numbers={
-            "sample_count": len(separated.mixture),
-            "window_count": separated.window_count,
-            "token_count": separated.token_count,
-            "clipped_count": clipped,
-        },
+        files=tuple(OutputFile(name, f"{name}.wav", "audio/wav") for name in output.NAMES),
+        notes=output.notes_on(separated, clipped),
+        numbers={**numbers(separated, seconds, load_ms), "clipped_count": clipped},
     )
 
 
-def notes_on(separated: Separated, clipped: int) -> tuple[str, ...]:
-    """What the user should know of a result: silence, an empty target, clipping."""
-    mixture, target = _rms(separated.mixture), _rms(separated.signals[0])
-    notes = []
-    if mixture < SILENCE_RMS:
-        notes.append("The recording is silent (below -80 dB): there is nothing to separate.")
-    elif target < EMPTY_SHARE * mixture:
-        notes.append(
-            "The target is empty (60 dB below the recording): the model found nothing that fits "
-            "the prompt. Another prompt or seed may help."
-        )
-    if clipped:
-        notes.append(f"{clipped} samples of the output exceeded full scale and were clipped.")
-    return tuple(notes)
-
-
-def _rms(samples: Tensor) -> float:
-    # One pass without a copy: the recording may be hours long.
-    return float(torch.linalg.vector_norm(samples)) / math.sqrt(max(1, len(samples)))
+def _ms_since(begun: float) -> int:
+    return round((time.monotonic() - begun) * 1000)
 
 
 def _warm_up(device: torch.device) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from coscheduler.core.model import Line, RunLine
 from coscheduler.engines.separation.config import ModelConfig
 from coscheduler.engines.separation.sampler import EVALUATIONS
-from coscheduler.engines.separation.separate import Limits
+from coscheduler.engines.separation.steps import Limits
 from coscheduler.engines.separation.text import TextEncoderFolder, prompt_workspace_bytes
 from coscheduler.engines.streaming.prepared import SegmentEntry
 

@@ -63,9 +63,10 @@ class LoadedModel:
     """The resident weights. Every segment is an allocation of its own."""
 
     def __init__(
-        self, config: ModelConfig, blocks: Mapping[str, Block], device: torch.device
+        self, config: ModelConfig, identity: str, blocks: Mapping[str, Block], device: torch.device
     ) -> None:
         self.config, self.device = config, device
+        self.identity = identity  # of checkpoint, folding and precision
         self._blocks = dict(blocks)
 
     @property
@@ -102,4 +103,4 @@ def load(
         blocks[entry.name] = load_block(prepared, entry.name, device)
         done += entry.bytes
         on_bytes(done, total)
-    return LoadedModel(config, blocks, device)
+    return LoadedModel(config, prepared.path.name, blocks, device)

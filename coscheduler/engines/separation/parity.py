@@ -22,7 +22,7 @@ from coscheduler.engines.separation import transformer
 from coscheduler.engines.separation.anchors import TOKEN_IDS, Aligned, Span, align
 from coscheduler.engines.separation.codec import Decoding, Encoding, Watermark, reflect_pad
 from coscheduler.engines.separation.model import LoadedModel
-from coscheduler.engines.separation.sampler import Windows, evaluation_times, integrate
+from coscheduler.engines.separation.sampler import STEPS, Integration, Windows, evaluation_times
 from coscheduler.engines.separation.transformer import Condition
 
 Array = NDArray[Any]
@@ -158,8 +158,10 @@ def _separate_case(loaded: LoadedModel, case: Case) -> Results:
         return transformer.head(core, config, h, now)
 
     middle, speed = torch.empty_like(state), torch.empty_like(state)
-    for _ in integrate(state, middle, speed, windows, velocity):
-        pass
+    integration = Integration(state, middle, speed, windows, velocity)
+    for index in range(STEPS):
+        for _ in integration.step(index):
+            pass
     yield from seen.items()
     yield "latent_final", state
     decoder, codec = loaded.weights("decoder"), loaded.config.audio_codec

@@ -84,41 +84,49 @@ def draw_noise(seed: int, out: Tensor) -> None:
         out[start : start + NOISE_BLOCK_FRAMES] = block[: out.shape[0] - start]
 
 
-def integrate(
-    state: Tensor, middle: Tensor, speed: Tensor, windows: Windows, velocity: Velocity
-) -> Generator[int, None, None]:
-    """Carry `state` [B, total, channels] (float32) from t = 0 to 1 in place.
+class Integration:
+    """The ODE over one recording. What it works on is as long as the recording, on the host.
 
-    `middle` and `speed` are scratch of the same shape. Yields the number of evaluations done after
-    every slice. An abandoned generator leaves the state in the middle; it must be thrown away.
+    `state` [B, total, channels] (float32) is carried from t = 0 to 1 in place; `middle` and `speed`
+    are scratch of the same shape. Between two steps the state alone says where it stands, so that
+    a copy of it is a point from which another run gets the same bits.
     """
-    weights = tapers(windows).to(state.device)[:, :, None]
-    step = 1.0 / STEPS
-    for index in range(STEPS):
-        yield from _evaluate(state, speed, windows, weights, 2 * index, velocity)
-        torch.add(state, speed, alpha=step / 2, out=middle)
-        yield from _evaluate(middle, speed, windows, weights, 2 * index + 1, velocity)
-        state.add_(speed, alpha=step)
-    yield EVALUATIONS
 
+    def __init__(
+        self, state: Tensor, middle: Tensor, speed: Tensor, windows: Windows, velocity: Velocity
+    ) -> None:
+        self._state, self._middle, self._speed = state, middle, speed
+        self._windows, self._velocity = windows, velocity
+        self._weights = tapers(windows).to(state.device)[:, :, None]
 
-def _evaluate(
-    at: Tensor, speed: Tensor, windows: Windows, weights: Tensor, number: int, velocity: Velocity
-) -> Generator[int, None, None]:
-    """The velocity at `at` into `speed`: the weighted sum over the windows."""
-    speed.zero_()
-    for window in range(len(windows.starts)):
-        frames = windows.slice(window)
-        run = velocity(at[:, frames], window, number)
-        while True:
-            try:
-                next(run)
-            except StopIteration as stop:
-                part: Tensor = stop.value
-                break
-            yield number
-        if len(windows.starts) == 1:
-            speed.copy_(part)
-        else:
-            speed[:, frames].addcmul_(part, weights[window])
-        yield number
+    def step(self, index: int) -> Generator[int, None, None]:
+        """One of the STEPS steps. Yields after every slice how many windows are done, of twice as
+        many as there are. A step that is abandoned leaves the state as it was, unless it had come
+        to its last statement.
+        """
+        length = 1.0 / STEPS
+        count = len(self._windows.starts)
+        yield from self._evaluate(self._state, 2 * index)
+        torch.add(self._state, self._speed, alpha=length / 2, out=self._middle)
+        for done in self._evaluate(self._middle, 2 * index + 1):
+            yield count + done
+        self._state.add_(self._speed, alpha=length)
+
+    def _evaluate(self, at: Tensor, number: int) -> Generator[int, None, None]:
+        """The velocity at `at` into the scratch: the weighted sum over the windows."""
+        self._speed.zero_()
+        for window in range(len(self._windows.starts)):
+            frames = self._windows.slice(window)
+            run = self._velocity(at[:, frames], window, number)
+            while True:
+                try:
+                    next(run)
+                except StopIteration as stop:
+                    part: Tensor = stop.value
+                    break
+                yield window
+            if len(self._windows.starts) == 1:
+                self._speed.copy_(part)
+            else:
+                self._speed[:, frames].addcmul_(part, self._weights[window])
+            yield window + 1

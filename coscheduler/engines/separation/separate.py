@@ -4,223 +4,151 @@ What is as long as the recording (samples, features, ODE state) lies on the host
 the weights, one codec tile and one window at a time.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coscheduler.engines.separation import sampler, text, transformer
-from coscheduler.engines.separation.codec import Decoding, Encoding, reflect_pad
+from coscheduler.engines.separation import recording as recordings
+from coscheduler.engines.separation import text, transformer
+from coscheduler.engines.separation.candidates import Candidates, Drawn
 from coscheduler.engines.separation.model import LoadedModel
-from coscheduler.engines.separation.sampler import Windows
+from coscheduler.engines.separation.ranking import RANKERS, Judged
+from coscheduler.engines.separation.recording import Recording
+from coscheduler.engines.separation.request import Request, anchor_ids
+from coscheduler.engines.separation.resume import ResumePoints
+from coscheduler.engines.separation.steps import Limits, Progress, Step
 from coscheduler.engines.separation.text import TextEncoderFolder
-from coscheduler.engines.separation.transformer import Condition
+from coscheduler.engines.separation.velocity import WindowVelocity
 from coscheduler.engines.streaming import heap
 from coscheduler.engines.streaming.host_arrays import HostArrays
-from coscheduler.errors import InvalidInput
-
-TARGET, RESIDUAL = 0, 1
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much of a recording is on the device at once, in latent frames."""
-
-    window_frames: int
-    encode_tile_frames: int
-    decode_tile_frames: int
-
-
-@dataclass(frozen=True)
-class Step:
-    """Progress: `done` of `total` units (0 = not known yet) and what is being done."""
-
-    done: int
-    total: int
-    note: str
 
 
 @dataclass(frozen=True)
 class Separated:
-    """The result: samples [2, N] (target, residual) as long as the mixture [N], on the host."""
+    """The result: samples [2, N] (target, residual) as long as the mixture [N], on the host.
+
+    `judged` are all candidates in the order in which they were drawn; `chosen` is the one kept.
+    `resumed_steps`: ODE steps that an earlier attempt had done.
+    """
 
     mixture: Tensor
     signals: Tensor
     window_count: int
     token_count: int
+    judged: tuple[Judged, ...]
+    chosen: Judged
+    resumed_steps: int = 0
 
 
-Steps = Generator[Step, None, None]
+@dataclass(frozen=True)
+class Workplace:
+    """What a separation works with: a loaded model, its text encoder, room on the host, sizes."""
+
+    model: LoadedModel
+    text_encoder: TextEncoderFolder
+    arrays: HostArrays
+    limits: Limits
+
+    def tokens(self, prompt: str) -> list[int]:
+        """The prompt's tokens. Raises InvalidInput PROMPT_EMPTY or PROMPT_TOO_LONG."""
+        tokens_max = self.model.config.text_encoder.max_length
+        return text.tokenize(self.text_encoder, prompt, tokens_max)
+
+    def memory(self, tokens: list[int]) -> Tensor:
+        """The text as the transformer reads it, [1, L, D]; the encoder is gone on return."""
+        encoder = text.TextEncoder(self.text_encoder, self.model.device)
+        return transformer.text_memory(self.model.weights("core"), encoder.encode(tokens))
 
 
 def separate(
-    model: LoadedModel,
-    text_encoder: TextEncoderFolder,
-    arrays: HostArrays,
-    limits: Limits,
+    place: Workplace,
     blocks: Iterable[NDArray[np.float32]],
-    prompt: str,
-    seed: int,
+    request: Request,
+    points_for: Callable[[str], ResumePoints],
 ) -> Generator[Step, None, Separated]:
     """Separate the recording that `blocks` (float32 [n] at the model's rate) make up.
 
-    Raises InvalidInput AUDIO_TOO_SHORT or PROMPT_TOO_LONG, EngineFault DISK_FULL, and what `blocks`
-    raises. The same arguments give the same bits on the same machine.
+    `points_for` opens the resume points for samples of a sha256. Raises InvalidInput
+    AUDIO_TOO_SHORT, SPAN_OUTSIDE, PROMPT_EMPTY or PROMPT_TOO_LONG, EngineFault DISK_FULL, and what
+    `blocks` raises. The same arguments give the same bits on the same machine.
     """
-    mixture = yield from _read(arrays, blocks)
-    check_length(len(mixture), model.config.audio_codec.hop)
-    ids = text.tokenize(text_encoder, prompt, model.config.text_encoder.max_length)
-    yield Step(0, 0, "reading the prompt")
-    memory = _text_memory(model, text_encoder, ids)
-    work = _Work(model, arrays, limits, mixture, memory)
-    for phase in (work.encode(), work.sample(seed), work.decode()):
-        yield from phase
-        heap.trim()  # holes that one phase leaves in the heap would add to the peak of the next
-    return Separated(mixture, work.signals, len(work.windows.starts), len(ids))
+    samples = yield from recordings.read(place.model.config, place.arrays, blocks)
+    anchors = anchor_ids(request.spans, place.model.config, len(samples.mixture))
+    tokens = place.tokens(request.prompt)
+    points = points_for(samples.sha256)
+    yield Step("text", 0, 0, "reading the prompt")
+    memory = place.memory(tokens)
+    windows = recordings.plan(place.model.config, place.limits, len(samples.mixture))
+    progress = Progress(windows, place.limits, request.candidates)
+    features = yield from _features(place, samples.mixture, progress, points)
+    recording = Recording(samples.mixture, features, windows)
+    return (yield from _prompted(place, recording, request, tokens, memory, anchors, points))
 
 
-def check_length(sample_count: int, hop: int) -> None:
-    """A recording must exceed the mirror image that fills its last frame.
-
-    Raises InvalidInput AUDIO_TOO_SHORT with both counts.
-    """
-    shortest = hop // 2 + 1
-    if sample_count < shortest:
-        raise InvalidInput(
-            "AUDIO_TOO_SHORT",
-            f"the recording has {sample_count} samples at the model's rate; "
-            f"separation needs at least {shortest}",
-            sample_count=sample_count,
-            sample_count_min=shortest,
-        )
+def separate_encoded(
+    place: Workplace, recording: Recording, request: Request
+) -> Generator[Step, None, Separated]:
+    """One more prompt over a recording that is encoded already. Raises as `separate` does."""
+    anchors = anchor_ids(request.spans, place.model.config, len(recording.mixture))
+    tokens = place.tokens(request.prompt)
+    yield Step("text", 0, 0, "reading the prompt")
+    memory = place.memory(tokens)
+    points = ResumePoints(None, "")
+    return (yield from _prompted(place, recording, request, tokens, memory, anchors, points))
 
 
-def _read(
-    arrays: HostArrays, blocks: Iterable[NDArray[np.float32]]
+def _features(
+    place: Workplace, mixture: Tensor, progress: Progress, points: ResumePoints
 ) -> Generator[Step, None, Tensor]:
-    reading = arrays.collect(blocks)
+    """The features of an earlier attempt, else new ones."""
+    loading = points.load("features", place.arrays)
     while True:
         try:
-            next(reading)
+            next(loading)
         except StopIteration as stop:
-            mixture: Tensor = stop.value
-            return mixture
-        yield Step(0, 0, "reading")
+            point = stop.value
+            break
+        yield progress.encoded(0)
+    if point is not None:
+        features: Tensor = point.arrays["features"]
+        return features
+    features = yield from recordings.encode(
+        place.model, place.arrays, place.limits, mixture, progress
+    )
+    heap.trim()  # holes that one phase leaves in the heap would add to the peak of the next
+    return features
 
 
-def _text_memory(model: LoadedModel, source: TextEncoderFolder, ids: list[int]) -> Tensor:
-    """The text as the transformer reads it, [1, L, D]; the encoder is gone on return."""
-    encoder = text.TextEncoder(source, model.device)
-    return transformer.text_memory(model.weights("core"), encoder.encode(ids))
-
-
-class _Work:
-    """The three long phases over one recording and what they hand on."""
-
-    def __init__(
-        self,
-        model: LoadedModel,
-        arrays: HostArrays,
-        limits: Limits,
-        mixture: Tensor,
-        memory: Tensor,
-    ) -> None:
-        config = model.config
-        self._model, self._arrays, self._limits = model, arrays, limits
-        self._mixture, self._memory = mixture, memory
-        self._frames = config.frame_count(len(mixture))
-        self.windows: Windows = sampler.plan_windows(self._frames, limits.window_frames)
-        self._features = arrays.zeros(self._frames, config.audio_codec.codebook_dim)
-        self._state = arrays.zeros(self._frames, config.latent_channels)
-        self.signals = arrays.zeros(2, len(mixture))
-        encode_tiles = -(-self._frames // limits.encode_tile_frames)
-        decode_tiles = -(-self._frames // limits.decode_tile_frames)
-        self._units = (encode_tiles, sampler.EVALUATIONS, decode_tiles)
-
-    def encode(self) -> Steps:
-        """Mixture -> features [frames, codebook_dim]."""
-        codec, tile = self._model.config.audio_codec, self._limits.encode_tile_frames
-        encoding = Encoding(self._model.weights("encoder"), codec)
-        tail = reflect_pad(self._mixture, codec.hop)
-        ready = 0
-        for number, start in enumerate(range(0, self._frames, tile)):
-            piece = self._mixture[start * codec.hop : (start + tile) * codec.hop]
-            last = start + tile >= self._frames
-            piece = torch.cat((piece, tail)) if last else piece
-            features = encoding.push(piece.to(self._model.device)[None, None], last)
-            self._features[ready : ready + features.shape[2]] = features[0].T.cpu()
-            ready += features.shape[2]
-            yield self._step(0, number + 1, "encoding")
-
-    def sample(self, seed: int) -> Steps:
-        """Noise -> latents [frames, 2 * codebook_dim]."""
-        sampler.draw_noise(seed, self._state)
-        state, middle, speed = (
-            part[None]
-            for part in (
-                self._state,
-                self._arrays.zeros(*self._state.shape),
-                self._arrays.zeros(*self._state.shape),
-            )
-        )
-        velocity = _Velocity(self._model, self._features, self.windows, self._memory)
-        for done in sampler.integrate(state, middle, speed, self.windows, velocity):
-            yield self._step(1, done, "separating")
-
-    def decode(self) -> Steps:
-        """Latents -> signals [2, N], cut to the mixture's length."""
-        codec, tile = self._model.config.audio_codec, self._limits.decode_tile_frames
-        decoding = Decoding(self._model.weights("decoder"), codec)
-        ready = 0
-        for number, start in enumerate(range(0, self._frames, tile)):
-            piece = self._state[start : start + tile].to(self._model.device)
-            latents = torch.stack(piece.chunk(2, dim=1)).transpose(1, 2)
-            samples = decoding.push(latents, start + tile >= self._frames)[:, 0].cpu()
-            room = self.signals[:, ready : ready + samples.shape[1]]
-            room.copy_(samples[:, : room.shape[1]])
-            ready += samples.shape[1]
-            yield self._step(2, number + 1, "decoding")
-
-    def _step(self, phase: int, done: int, note: str) -> Step:
-        return Step(sum(self._units[:phase]) + done, sum(self._units), note)
-
-
-class _Velocity:
-    """The transformer over one window, layer by layer."""
-
-    def __init__(
-        self, model: LoadedModel, features: Tensor, windows: Windows, memory: Tensor
-    ) -> None:
-        self._model, self._features, self._windows = model, features, windows
-        self._memory = memory
-        net, core = model.config.transformer, model.weights("core")
-        at = sampler.evaluation_times().to(model.device)
-        self._times = transformer.times(core, net, at)
-        self._rotary = transformer.rotary_table(net, windows.frames, model.device)
-        self._condition: tuple[int, Condition] | None = None
-
-    def __call__(self, state: Tensor, window: int, number: int) -> Generator[None, None, Tensor]:
-        """[1, frames, channels] on the host -> velocity of the same shape on the host."""
-        net, core = self._model.config.transformer, self._model.weights("core")
-        condition = self._conditioned(window)
-        now = transformer.moment(core, condition, self._times, number)
-        h = transformer.embed(core, state.to(self._model.device), condition.fixed)
-        for index in range(net.n_layers):
-            h = transformer.layer(self._model.layer(index), net, h, now, condition)
-            yield
-        return transformer.head(core, net, h, now).to(state.device)
-
-    def _conditioned(self, window: int) -> Condition:
-        """The window's condition. Only the last one is kept: making it again costs one thin matrix
-        product, keeping all would grow with the recording.
-        """
-        if self._condition is None or self._condition[0] != window:
-            self._condition = None
-            features = self._features[self._windows.slice(window)].to(self._model.device)[None]
-            anchors = torch.zeros(features.shape[:2], dtype=torch.int64, device=features.device)
-            fixed = transformer.fixed_input(self._model.weights("core"), features, anchors)
-            self._condition = (window, Condition(fixed, self._memory, None, None, self._rotary))
-        return self._condition[1]
+def _prompted(
+    place: Workplace,
+    recording: Recording,
+    request: Request,
+    tokens: list[int],
+    memory: Tensor,
+    anchors: Tensor,
+    points: ResumePoints,
+) -> Generator[Step, None, Separated]:
+    velocity = WindowVelocity(place.model, recording.features, anchors, recording.windows, memory)
+    candidates = Candidates(
+        model=place.model,
+        arrays=place.arrays,
+        limits=place.limits,
+        recording=recording,
+        request=request,
+        velocity=velocity,
+        make_ranker=RANKERS[request.ranking],
+        points=points,
+    )
+    drawn: Drawn = yield from candidates.run()
+    return Separated(
+        mixture=recording.mixture,
+        signals=drawn.signals,
+        window_count=len(recording.windows.starts),
+        token_count=len(tokens),
+        judged=drawn.judged,
+        chosen=drawn.chosen,
+        resumed_steps=drawn.resumed_steps,
+    )

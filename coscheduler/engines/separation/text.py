@@ -57,7 +57,8 @@ def open_text_encoder(folder: Path, dim: int) -> TextEncoderFolder:
 def tokenize(source: TextEncoderFolder, prompt: str, tokens_max: int) -> list[int]:
     """The prompt's token ids, the end token included.
 
-    Raises InvalidInput PROMPT_TOO_LONG with both counts, EngineFault MODEL_CORRUPT.
+    Raises InvalidInput PROMPT_EMPTY (the end token alone is no text) or PROMPT_TOO_LONG with both
+    counts, EngineFault MODEL_CORRUPT.
     """
     path = source.folder / TOKENIZER
     try:
@@ -67,6 +68,8 @@ def tokenize(source: TextEncoderFolder, prompt: str, tokens_max: int) -> list[in
     tokenizer.no_truncation()
     tokenizer.no_padding()
     ids: list[int] = tokenizer.encode(prompt).ids
+    if not prompt.strip():
+        raise InvalidInput("PROMPT_EMPTY", "the prompt has no text", token_count=0)
     if len(ids) > tokens_max:
         raise InvalidInput(
             "PROMPT_TOO_LONG",

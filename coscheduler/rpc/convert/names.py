@@ -8,7 +8,15 @@ from typing import Generic, TypeVar, cast, get_args
 
 from coscheduler.core.model import EngineName, JobState, Priority, StageState
 from coscheduler.errors import InvalidInput
-from coscheduler.stages import FORMATS, Overflow, PieceMode, TranscriptFormat
+from coscheduler.stages import (
+    FORMATS,
+    Overflow,
+    PieceMode,
+    Ranking,
+    Residual,
+    SpanSign,
+    TranscriptFormat,
+)
 from coscheduler.v1 import artifact_pb2, gpu_pb2, job_pb2
 
 Plain = TypeVar("Plain")
@@ -61,6 +69,20 @@ FORMAT: Names[TranscriptFormat, job_pb2.TranscriptFormat.ValueType] = Names(
     {
         entry: job_pb2.TranscriptFormat.Value(f"TRANSCRIPT_FORMAT_{entry.upper()}")
         for entry in FORMATS
+    },
+)
+SIGN: Names[SpanSign, job_pb2.TimeSpan.Sign.ValueType] = Names(
+    "sign", {"+": job_pb2.TimeSpan.SIGN_PRESENT, "-": job_pb2.TimeSpan.SIGN_ABSENT}
+)
+RANKING: Names[Ranking, job_pb2.Ranking.ValueType] = Names(
+    "ranking",
+    {entry: job_pb2.Ranking.Value(f"RANKING_{entry.upper()}") for entry in get_args(Ranking)},
+)
+RESIDUAL: Names[Residual, job_pb2.Residual.ValueType] = Names(
+    "residual",
+    {
+        entry: job_pb2.Residual.Value(f"RESIDUAL_{entry.upper().replace('-', '_')}")
+        for entry in get_args(Residual)
     },
 )
 OVERFLOW: Names[Overflow, job_pb2.Overflow.ValueType] = Names(

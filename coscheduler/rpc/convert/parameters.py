@@ -8,16 +8,14 @@ from typing import Any
 
 from coscheduler.core.model import StageKind
 from coscheduler.errors import InvalidInput
-from coscheduler.rpc.convert.names import FORMAT, MODE, OVERFLOW
+from coscheduler.rpc.convert.names import FORMAT, MODE, OVERFLOW, RANKING, RESIDUAL, SIGN
 from coscheduler.v1 import job_pb2
 
 
 def put_parameters(stage: job_pb2.Stage, kind: StageKind, values: Mapping[str, Any]) -> None:
     """Set the message's `parameters`; `values` were checked by `stages.parse`."""
     if kind is StageKind.SEPARATE:
-        stage.separate.CopyFrom(
-            job_pb2.SeparateParameters(prompt=values["prompt"], seed=values.get("seed", 0))
-        )
+        stage.separate.CopyFrom(_separate_to_wire(values))
     elif kind is StageKind.TRANSCRIBE:
         stage.transcribe.CopyFrom(_transcribe_to_wire(values))
     else:
@@ -28,7 +26,7 @@ def get_parameters(stage: job_pb2.Stage) -> tuple[StageKind, dict[str, Any]]:
     """The kind of a stage and its parameters. Raises InvalidInput STAGE_EMPTY or FORMAT_UNKNOWN."""
     which = stage.WhichOneof("parameters")
     if which == "separate":
-        return StageKind.SEPARATE, {"prompt": stage.separate.prompt, "seed": stage.separate.seed}
+        return StageKind.SEPARATE, _separate_from_wire(stage.separate)
     if which == "transcribe":
         return StageKind.TRANSCRIBE, _transcribe_from_wire(stage.transcribe)
     if which == "analyze":
@@ -36,6 +34,48 @@ def get_parameters(stage: job_pb2.Stage) -> tuple[StageKind, dict[str, Any]]:
     raise InvalidInput(
         "STAGE_EMPTY", "a stage has no parameters; set one of separate, transcribe, analyze"
     )
+
+
+def _separate_to_wire(values: Mapping[str, Any]) -> job_pb2.SeparateParameters:
+    message = job_pb2.SeparateParameters(
+        prompt=values["prompt"],
+        seed=values.get("seed", 0),
+        candidate_count=values.get("candidates", 0),
+        redraw_max_count=values.get("redraws_max"),
+        sample_rate_hz=values.get("sample_rate_hz") or 0,
+    )
+    for span in values.get("spans", ()):
+        sign = SIGN.to_wire(span["sign"])
+        message.spans.add(sign=sign, start_ms=span["start_ms"], end_ms=span["end_ms"])
+    if "ranking" in values:
+        message.ranking = RANKING.to_wire(values["ranking"])
+    if "residual" in values:
+        message.residual = RESIDUAL.to_wire(values["residual"])
+    return message
+
+
+def _separate_from_wire(message: job_pb2.SeparateParameters) -> dict[str, Any]:
+    values: dict[str, Any] = {"prompt": message.prompt, "seed": message.seed}
+    if message.spans:
+        values["spans"] = [
+            {
+                "sign": SIGN.from_wire(span.sign or job_pb2.TimeSpan.SIGN_PRESENT),
+                "start_ms": span.start_ms,
+                "end_ms": span.end_ms,
+            }
+            for span in message.spans
+        ]
+    if message.candidate_count:
+        values["candidates"] = message.candidate_count
+    if message.HasField("redraw_max_count"):
+        values["redraws_max"] = message.redraw_max_count
+    if message.ranking:
+        values["ranking"] = RANKING.from_wire(message.ranking)
+    if message.residual:
+        values["residual"] = RESIDUAL.from_wire(message.residual)
+    if message.sample_rate_hz:
+        values["sample_rate_hz"] = message.sample_rate_hz
+    return values
 
 
 def _transcribe_to_wire(values: Mapping[str, Any]) -> job_pb2.TranscribeParameters:

@@ -84,15 +84,28 @@ def task(tmp_path: Path) -> Iterator[Callable[..., Task]]:
     """Tasks over a recording: samples in, a Task with its own empty output folder out."""
     numbers = iter(range(1000))
 
-    def make(samples: np.ndarray[Any, Any], prompt: str = "a man speaking", seed: int = 0) -> Task:
+    def make(
+        samples: np.ndarray[Any, Any],
+        prompt: str = "a man speaking",
+        seed: int = 0,
+        resume_dir: Path | None = None,
+        **parameters: Any,
+    ) -> Task:
         number = next(numbers)
         recording = tmp_path / f"{number}.wav"
         audio.write_wav(recording, samples, RATE)
         folder = tmp_path / f"out{number}"
         folder.mkdir()
         duration_ms = len(samples) * 1000 // RATE
-        parameters = {"prompt": prompt, "seed": seed}
-        return Task("jobs/1", StageKind.SEPARATE, parameters, recording, folder, duration_ms)
+        return Task(
+            "jobs/1",
+            StageKind.SEPARATE,
+            {"prompt": prompt, "seed": seed, **parameters},
+            recording,
+            folder,
+            duration_ms,
+            resume_dir,
+        )
 
     yield make
 

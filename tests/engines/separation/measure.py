@@ -17,7 +17,7 @@ from coscheduler import audio
 from coscheduler.core.model import StageKind, total_bytes
 from coscheduler.engines.base import Task
 from coscheduler.engines.separation.engine import SeparationEngine
-from coscheduler.runtime.meter import anonymous_bytes
+from coscheduler.procfs import anonymous_bytes
 from tests.engines.separation.conftest import finish, noise, settings_for
 
 PERIOD_S = 0.002

@@ -17,7 +17,9 @@ from coscheduler import audio
 from coscheduler.config import parse
 from coscheduler.core.model import EngineName, Line, total_bytes
 from coscheduler.engines.base import Task
-from coscheduler.engines.separation.engine import SeparationEngine, notes_on
+from coscheduler.engines.separation.engine import SeparationEngine
+from coscheduler.engines.separation.output import notes_on
+from coscheduler.engines.separation.ranking import Judged
 from coscheduler.engines.separation.separate import Separated
 from coscheduler.errors import EngineFault, InvalidInput, Refused
 from tests.engines.separation.conftest import RATE, finish, noise, settings_for
@@ -146,19 +148,21 @@ def test_silence_is_noted_not_refused(engine: SeparationEngine, task: MakeTask) 
 
 
 @pytest.mark.parametrize(
-    ("mixture", "target", "clipped", "words"),
+    ("mixture", "targets", "clipped", "words"),
     [
-        (0.0, 0.0, 0, ["silent"]),
-        (0.1, 1e-5, 0, ["empty"]),
-        (0.1, 1e-3, 0, []),
-        (0.1, 0.1, 3, ["3 samples"]),
+        (0.0, [0.0], 0, ["silent"]),
+        (0.1, [1e-5], 0, ["empty (60 dB below the recording) with seed 0"]),
+        (0.1, [1e-5, 1e-5], 0, ["with seeds 0, 1"]),
+        (0.1, [1e-5, 0.1], 0, ["empty with 1 of 2 seeds; this one has seed 1"]),
+        (0.1, [1e-3], 0, []),
+        (0.1, [0.1], 3, ["3 samples"]),
     ],
 )
 def test_notes_say_what_a_listener_would_ask(
-    mixture: float, target: float, clipped: int, words: list[str]
+    mixture: float, targets: list[float], clipped: int, words: list[str]
 ) -> None:
-    signals = torch.stack((torch.full((100,), target), torch.zeros(100)))
-    separated = Separated(torch.full((100,), mixture), signals, window_count=1, token_count=1)
+    judged = tuple(Judged(seed, 0.0, mixture, target) for seed, target in enumerate(targets))
+    separated = Separated(torch.zeros(9), torch.zeros(2, 9), 1, 1, judged, judged[-1])
     notes = notes_on(separated, clipped)
     assert len(notes) == len(words)
     assert all(word in note for word, note in zip(words, notes, strict=True))

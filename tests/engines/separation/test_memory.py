@@ -42,7 +42,7 @@ def test_unloading_returns_the_weights(measured: dict[str, Any]) -> None:
 
 
 PREPARE = """
-import os, sys, threading
+import gc, os, sys, threading
 from pathlib import Path
 import torch
 from coscheduler.engines.streaming import prepared
@@ -60,6 +60,7 @@ def plan(i):
     return TensorPlan(f"w{i}", (size,), "bfloat16", fold)
 
 plans = (SegmentPlan("a", tuple(plan(i) for i in range(count))),)
+gc.collect()  # saving leaves tensors in cycles
 base, highest, stop = anonymous_bytes(os.getpid()), [0], threading.Event()
 
 def sample():

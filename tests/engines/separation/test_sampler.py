@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from coscheduler.engines.separation import sampler
-from coscheduler.engines.separation.sampler import Windows, plan_windows, tapers
+from coscheduler.engines.separation.sampler import Integration, Windows, plan_windows, tapers
 
 
 @given(st.integers(1, 5000), st.integers(2, 750))
@@ -62,7 +62,14 @@ def solve(windows: Windows, state: Tensor, rate: float) -> list[int]:
         return rate * x
 
     middle, speed = torch.empty_like(state), torch.empty_like(state)
-    return list(sampler.integrate(state, middle, speed, windows, velocity))
+    return run(Integration(state, middle, speed, windows, velocity))
+
+
+def run(integration: Integration) -> list[int]:
+    """All steps; the counts of the last one."""
+    for index in range(sampler.STEPS):
+        counts = list(integration.step(index))
+    return counts
 
 
 @pytest.mark.parametrize("frames_max", [40, 12])
@@ -73,7 +80,7 @@ def test_the_midpoint_rule_on_a_known_equation(frames_max: int) -> None:
     exact = (1 + step + step * step / 2) ** sampler.STEPS
     torch.testing.assert_close(state, torch.full_like(state, exact))
     assert exact == pytest.approx(math.exp(-1.5), rel=5e-3)
-    assert done[-1] == sampler.EVALUATIONS
+    assert done[-1] == 2 * len(plan_windows(40, frames_max).starts)
     assert done == sorted(done)
 
 
@@ -91,10 +98,34 @@ def test_where_windows_disagree_the_weights_decide() -> None:
 
     state = torch.zeros(1, 6, 1)
     scratch = torch.empty_like(state), torch.empty_like(state)
-    for _ in sampler.integrate(state, *scratch, windows, velocity):
-        pass
+    run(Integration(state, *scratch, windows, velocity))
     values = state.flatten().tolist()
     assert values[:2] == [0, 0]
     assert values[4:] == pytest.approx([1, 1])
     assert values[2] == pytest.approx(0.25)
     assert values[3] == pytest.approx(0.75)
+
+
+def test_a_copy_of_the_state_between_steps_is_all_that_the_rest_needs() -> None:
+    windows = plan_windows(40, 12)
+
+    def velocity(x: Tensor, window: int, number: int) -> Generator[None, None, Tensor]:
+        yield
+        return x.cos() * (number + 1)
+
+    def integration(state: Tensor) -> Integration:
+        return Integration(state, torch.rand_like(state), torch.rand_like(state), windows, velocity)
+
+    whole = torch.linspace(-1, 1, 120).view(1, 40, 3)
+    state = whole.clone()
+    run(integration(whole))
+    first = integration(state)
+    for index in range(7):
+        list(first.step(index))
+    abandoned = first.step(7)
+    next(abandoned)
+    abandoned.close()
+    second = integration(state.clone())
+    for index in range(7, sampler.STEPS):
+        list(second.step(index))
+    assert torch.equal(second._state, whole)

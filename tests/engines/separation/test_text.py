@@ -35,7 +35,14 @@ def test_it_computes_what_transformers_computes(models: Path) -> None:
 def test_the_end_token_closes_every_prompt(models: Path) -> None:
     source = open_text_encoder(models / "t5", 64)
     assert tokenize(source, "dog", 512)[-1] == 1
-    assert tokenize(source, "", 512) == [1]
+
+
+@pytest.mark.parametrize("prompt", ["", "  ", "\n"])
+def test_a_prompt_without_text_is_refused(models: Path, prompt: str) -> None:
+    source = open_text_encoder(models / "t5", 64)
+    with pytest.raises(InvalidInput) as caught:
+        tokenize(source, prompt, 512)
+    assert caught.value.reason == "PROMPT_EMPTY"
 
 
 def test_512_tokens_fit_and_513_do_not(models: Path) -> None:
