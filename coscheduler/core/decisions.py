@@ -31,10 +31,10 @@ from dataclasses import replace
 from coscheduler.core import planner
 from coscheduler.core.engine_state import BUSY, EngineState, Limits, Phase
 from coscheduler.core.intents import Bring, GiveUp, Go, GoOn, Intent, Turn, Wait
-from coscheduler.core.jobs import JobBook, current_index
+from coscheduler.core.jobs import JobBook, current_index, waits_in_line
 from coscheduler.core.ledger import Ledger, Part
 from coscheduler.core.model import ENGINE_OF, EngineName, Job, Option, StageState, total_bytes
-from coscheduler.core.policy import rank_key
+from coscheduler.core.policy import RankKey, rank_key
 from coscheduler.core.refusals import misfit, not_configured
 
 RESTART_MS = 1000  # what stopping a process costs beside the reload
@@ -62,12 +62,10 @@ class Decider:
         stage, engine = turn.stage, turn.engine
         if stage.state is StageState.PAUSED:
             return self._consider_paused(turn)
-        if not stage.input.artifact:  # 1
-            return Wait(f"the {stage.input.role} of {stage.input.job}")
         state = self._engines.get(engine)
         is_leased = state is not None and state.leased_to == turn.job.name
-        if engine in turn.claimed and not is_leased:
-            return Wait(f"{engine} is wanted by a job that comes first")
+        if not stage.input.artifact or (engine in turn.claimed and not is_leased):  # 1
+            return Wait(waits_in_line(stage))
         if state is None:  # 2
             return GiveUp(not_configured(stage))
         if state.failure is not None:
@@ -130,8 +128,8 @@ class Decider:
         run_only = replace(option, resident=(), load_ms=0)
         request = planner.Request((run_only,), duration_ms, 0, needs_process=False)
         moved = self._make_room(turn, request, option.quality_tier, wait)
-        if moved is wait and turn.spare_bytes is None and self._can_be_smaller(turn, state):
-            return replace(wait, unload=(state.name,))
+        if moved.is_passive and turn.spare_bytes is None and self._can_be_smaller(turn, state):
+            return replace(moved, unload=(state.name,))
         return moved
 
     def _can_be_smaller(self, turn: Turn, state: EngineState) -> bool:
@@ -324,7 +322,7 @@ class Decider:
             job, self._limits.ageing_ms
         ) < self._rank_key(other.name)
 
-    def _rank_key(self, name: str) -> tuple[int, int, str]:
+    def _rank_key(self, name: str) -> RankKey:
         return rank_key(self._jobs[name], self._limits.ageing_ms)
 
     def _is_loading(self) -> bool:

@@ -47,6 +47,11 @@ class Wait:
     preempt: tuple[EngineName, ...] = ()
     hold: tuple[EngineName, ...] = ()
 
+    @property
+    def is_passive(self) -> bool:
+        """Nothing is set in motion."""
+        return not (self.unload or self.stop or self.pause or self.preempt or self.hold)
+
 
 Intent = Go | GoOn | Bring | GiveUp | Wait
 

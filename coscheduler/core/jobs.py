@@ -3,11 +3,22 @@
 The book remembers which records changed, so that the loop can store them before anything is done.
 """
 
+from bisect import bisect_left, insort
 from dataclasses import replace
 from typing import Any
 
 from coscheduler.core.lifecycle import JobEvent, advance
-from coscheduler.core.model import Failure, InputRef, Job, JobState, Output, StageState
+from coscheduler.core.model import (
+    ENGINE_OF,
+    Failure,
+    InputRef,
+    Job,
+    JobState,
+    Output,
+    Stage,
+    StageState,
+)
+from coscheduler.core.policy import RankKey, rank_key
 
 WAITED_FOR_MAX = 16  # different reasons kept for a stage
 
@@ -20,13 +31,25 @@ def current_index(job: Job) -> int:
     return len(job.stages) - 1
 
 
-class JobBook:
-    """Unfinished jobs by name. `now_ms` is set by the owner before each event."""
+def waits_in_line(stage: Stage) -> str:
+    """What a stage waits for that is not considered at all, for others come first."""
+    if not stage.input.artifact:
+        return f"the {stage.input.role} of {stage.input.job}"
+    return f"{ENGINE_OF[stage.kind]} is wanted by a job that comes first"
 
-    def __init__(self, attempts_max: int) -> None:
+
+class JobBook:
+    """Unfinished jobs by name, kept in rank order: a job's rank never changes while it waits.
+
+    `now_ms` is set by the owner before each event.
+    """
+
+    def __init__(self, attempts_max: int, ageing_ms: int) -> None:
         self.now_ms = 0
         self._attempts_max = attempts_max
+        self._ageing_ms = ageing_ms
         self._jobs: dict[str, Job] = {}
+        self._order: list[RankKey] = []
         self._changed: dict[str, Job] = {}
         self._waiting_for: dict[str, str] = {}
 
@@ -47,9 +70,14 @@ class JobBook:
         """Every unfinished job, in the order of arrival in the book."""
         return tuple(self._jobs.values())
 
+    def ranked(self) -> tuple[str, ...]:
+        """The names of every unfinished job in the order in which they may choose."""
+        return tuple(name for _, _, name in self._order)
+
     def restore(self, jobs: tuple[Job, ...]) -> None:
         """Take over unfinished jobs in place of one's own, as they are."""
         self._jobs = {job.name: job for job in jobs}
+        self._order = sorted(rank_key(job, self._ageing_ms) for job in jobs)
 
     def is_pending(self, name: str) -> bool:
         """Whether the job is unfinished and its current stage waits to be started."""
@@ -64,7 +92,9 @@ class JobBook:
     # ---- records -----------------------------------------------------------------------------
 
     def put(self, job: Job) -> Job:
-        """Keep a record's new form."""
+        """Keep a new record, or a record's new form."""
+        if job.name not in self._jobs:
+            insort(self._order, rank_key(job, self._ageing_ms))
         self._jobs[job.name] = job
         self._changed[job.name] = job
         return job
@@ -175,6 +205,7 @@ class JobBook:
             job = replace(job, stages=stages)
         self.put(replace(job, finished_ms=self.now_ms))
         del self._jobs[job.name]
+        self._order.pop(bisect_left(self._order, rank_key(job, self._ageing_ms)))
         for other in self.all():
             lost = other.name in self._jobs and any(s.input.job == job.name for s in other.stages)
             if lost:
@@ -200,7 +231,11 @@ class JobBook:
 
     def waiting_for(self, name: str) -> str:
         """Why the job's current stage does not run, or ""."""
-        return self._waiting_for.get(name, "")
+        job = self._jobs.get(name)
+        if name in self._waiting_for or job is None or job.state is JobState.CANCELLING:
+            return self._waiting_for.get(name, "")
+        stage = job.stages[current_index(job)]
+        return waits_in_line(stage) if stage.state is StageState.PENDING else ""
 
     def note_wait(self, name: str, reason: str) -> None:
         """Say why the current stage waits, now and in its record."""

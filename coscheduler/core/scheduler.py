@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from coscheduler.core import events as ev
-from coscheduler.core import policy
 from coscheduler.core.actions import Actions
 from coscheduler.core.commands import Command
 from coscheduler.core.controls import Controls
@@ -61,7 +60,7 @@ class Scheduler:
         self.ledger = Ledger(capacity_bytes)
         self.engines = {name: EngineState(name) for name in engines}
         self.limits = limits
-        self._jobs = JobBook(limits.attempts_max)
+        self._jobs = JobBook(limits.attempts_max, limits.ageing_ms)
         self._ends: dict[str, int] = {}
         self._ends_ms = 0
         self._actions = Actions(self.ledger, self._jobs)
@@ -128,6 +127,8 @@ class Scheduler:
         self._jobs.now_ms = now_ms
         self._handlers[type(event)](event)
         self._schedule()
+        if isinstance(event, ev.Submitted) and (why := self.waiting_for(event.job.name)):
+            self._jobs.note_wait(event.job.name, why)
         commands, decisions = self._actions.take()
         return Outcome(commands, self._jobs.take_changed(), decisions)
 
@@ -176,7 +177,8 @@ class Scheduler:
 
     def waiting_for(self, job_name: str) -> str:
         """Why the job's current stage does not run, or ""."""
-        return self._jobs.waiting_for(job_name)
+        why = self._jobs.waiting_for(job_name)
+        return "the drain to end" if why and self.is_draining else why
 
     def job(self, name: str) -> Job | None:
         """An unfinished job."""
@@ -185,7 +187,7 @@ class Scheduler:
     @property
     def jobs(self) -> tuple[Job, ...]:
         """All unfinished jobs in rank order."""
-        return tuple(policy.rank(self._jobs.all(), self.limits.ageing_ms))
+        return tuple(self._jobs[name] for name in self._jobs.ranked())
 
     @property
     def is_draining(self) -> bool:
@@ -260,23 +262,43 @@ class Scheduler:
         self._forget_marks()
         self._controls.let_leave()
         self._reduce_overdraft()
+        claimed, spare_bytes = self._take_turns()
+        if not self.is_draining:
+            self._controls.fulfil_wishes(claimed, spare_bytes)
+
+    def _take_turns(self) -> tuple[frozenset[EngineName], int | None]:
+        """Each engine's first job in rank order has its turn, and so have those that an engine was
+        loaded for or is paused for. Returns the engines that are wanted, and what a waiting head
+        leaves over.
+        """
         claimed: frozenset[EngineName] = frozenset()
         held: frozenset[EngineName] = frozenset()
         spare_bytes: int | None = None
-        for job in self.jobs:
-            stage = job.stages[current_index(job)]
-            if job.name not in self._jobs:
+        special = self._special()
+        for name in self._jobs.ranked():
+            if not special and claimed.issuperset(self.engines):
+                break  # nobody behind has a turn
+            job = self._jobs.get(name)
+            if job is None:
                 continue  # it failed with another one, in this very round
+            stage = job.stages[current_index(job)]
+            engine = ENGINE_OF[stage.kind]
+            if not stage.input.artifact or (engine in claimed and name not in special):
+                continue
+            special.discard(name)
             if self._may_take_turn(job, stage):
                 wait = self._take_turn(Turn(job, claimed, spare_bytes, held))
                 if wait is not None and wait.needed_bytes and spare_bytes is None:
                     available = self.ledger.free_bytes + self.ledger.releasing_bytes
-                    spare_bytes = available - wait.needed_bytes
-                    held = frozenset(wait.hold)
-            if stage.input.artifact:
-                claimed |= {ENGINE_OF[stage.kind]}
-        if not self.is_draining:
-            self._controls.fulfil_wishes(claimed, spare_bytes)
+                    spare_bytes, held = available - wait.needed_bytes, frozenset(wait.hold)
+            if name in self._jobs:
+                claimed |= {engine}
+        return claimed, spare_bytes
+
+    def _special(self) -> set[str]:
+        """Jobs that have a turn although others come first on their engine."""
+        paused = {s.job for s in self.engines.values() if s.phase is Phase.PAUSED}
+        return (paused | {s.leased_to for s in self.engines.values()}) - {""}
 
     def _forget_marks(self) -> None:
         """Leases, holds and guesses whose reason is gone."""

@@ -138,6 +138,7 @@ def test_a_drain_lets_paused_stages_end_and_its_end_starts_the_rest() -> None:
     assert story.on(ev.Paused(S, "jobs/batch")) == [Run(T, "jobs/urgent", 0)]
     story.on(ev.DrainRequested())
     assert story.submit(job("jobs/later", StageKind.ANALYZE)) == []
+    assert story.scheduler.waiting_for("jobs/later") == "the drain to end"
     assert story.done(T, "jobs/urgent") == [Resume(S, "jobs/batch")]
     assert not story.scheduler.is_quiet
     assert story.done(S, "jobs/batch") == []

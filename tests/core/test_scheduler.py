@@ -405,3 +405,30 @@ def test_the_same_submission_twice_is_one_job() -> None:
     story = Story()
     assert story.submit(job(), job()) == [Load(S, "full", "jobs/1")]
     assert len(story.scheduler.jobs) == 1
+
+
+def test_those_who_wait_in_line_say_so_at_once_and_in_their_record() -> None:
+    story = Story()
+    story.submit(job("jobs/1"), job("jobs/2"), job("jobs/3"))
+    why = "separation is wanted by a job that comes first"
+    assert story.scheduler.waiting_for("jobs/3") == why
+    assert story.stored["jobs/3"].stages[0].waited_for == (why,)
+    assert story.scheduler.waiting_for("jobs/1") == story.scheduler.waiting_for("none") == ""
+
+
+def test_all_jobs_of_an_engine_that_turns_out_unusable_fail_in_one_round() -> None:
+    scheduler = Scheduler(1000, (S,), limits())
+    for name in ("jobs/1", "jobs/2", "jobs/3"):
+        scheduler.handle(ev.Submitted(job(name)), 1)
+    changed = scheduler.handle(ev.DescribeFailed(S, Failure("MODEL_MISSING", "no x")), 2).changed
+    assert {each.name for each in changed if each.state is JobState.FAILED} == {
+        "jobs/1", "jobs/2", "jobs/3",
+    }  # fmt: skip
+
+
+def test_rank_order_is_kept_as_jobs_come_and_go() -> None:
+    story = Story()
+    names = ["jobs/3", "jobs/1", "jobs/5", "jobs/2", "jobs/4"]
+    story.submit(*(job(name, arrival_ms=int(name[-1])) for name in names))
+    story.on(ev.CancelRequested("jobs/3"))
+    assert [each.name for each in story.scheduler.jobs] == ["jobs/1", "jobs/2", "jobs/4", "jobs/5"]
