@@ -30,7 +30,10 @@ VAD_LOAD_BYTES = 34 * MIB  # its checkpoint while it is being read
 HEAP_BYTES = 12 * MIB  # freed pages that the C heap keeps, and kernels compiled for new shapes
 # Tensors of the size of the first convolution's output, alive at once, in halves.
 ALIGNER_HALVES, ALIGNER_HALVES_WITH_LAYER_NORMS = 5, 7
-DIARIZER_WORKSPACE_BYTES = 256 * MIB
+DIARIZER_WORKSPACE_BYTES = {"cpu": 144 * MIB, "cuda": 768 * MIB}  # of speakers.BATCH_SIZE
+# Its clustering compares all pairs of stretches, 3 a second at most. This is its share up to an
+# hour; after that it grows faster than the recording.
+DIARIZER_BYTES_PER_SECOND = 128 * 1024
 CONTEXT_BYTES = {"cpu": 192 * MIB, "cuda": 700 * MIB}
 
 TIERS = {"float32": 0, "float16": 0, "int8": 1, "int8_float16": 1}
@@ -114,11 +117,7 @@ def run_lines(
     for aligner in models.aligners:
         lines += _words_phase(aligner, place)
     if models.diarizer_bytes:
-        workspace = DIARIZER_WORKSPACE_BYTES + place.heap_bytes
-        lines += [
-            *place.recording("speakers"),
-            RunLine(Line.WORKSPACE, workspace, phase="speakers"),
-        ]
+        lines += _speakers_phase(place)
     return tuple(lines)
 
 
@@ -174,6 +173,15 @@ def _words_phase(aligner: AlignerModel, place: Place) -> list[RunLine]:
         *place.recording(phase),
         RunLine(Line.WEIGHTS, aligner.parameter_bytes, phase=phase),
         RunLine(Line.WORKSPACE, place.heap_bytes, per_second, WINDOW_SECONDS, phase=phase),
+    ]
+
+
+def _speakers_phase(place: Place) -> list[RunLine]:
+    workspace = DIARIZER_WORKSPACE_BYTES[place.device] + place.heap_bytes
+    per_second = DIARIZER_BYTES_PER_SECOND if place.device == "cpu" else 0
+    return [
+        *place.recording("speakers"),
+        RunLine(Line.WORKSPACE, workspace, per_second, place.seconds_max, phase="speakers"),
     ]
 
 
