@@ -53,7 +53,7 @@ def numbers_in(value: Any) -> set[int]:
         return set()
     if set(value) == {"text"}:
         return {int(match) for match in _IN_TEXT.findall(str(value["text"]))}
-    own = {number for number in value.get(CITES, ()) if isinstance(number, int)}
+    own = set(value[CITES]) if _cites(value) else set()
     return own.union(*(numbers_in(part) for key, part in value.items() if key != CITES))
 
 
@@ -67,11 +67,14 @@ def resolved(value: Any, turns: Turns, quotes: bool) -> Any:
         return [resolved(entry, turns, quotes) for entry in value]
     if not isinstance(value, dict):
         return value
+    is_statement = _cites(value)
     found = {
-        key: _places(part, turns) if key == CITES else resolved(part, turns, quotes)
+        key: _places(part, turns)
+        if is_statement and key == CITES
+        else resolved(part, turns, quotes)
         for key, part in value.items()
     }
-    if quotes and CITES in value:
+    if quotes and is_statement:
         cited = [turns[number] for number in value[CITES] if number in turns]
         found[QUOTE] = cited[0].text if cited else ""
     return found
@@ -135,7 +138,7 @@ def joined(answers: Sequence[dict[str, Any]], unique: bool) -> dict[str, Any]:
 def _unique(items: Sequence[Any]) -> list[Any]:
     kept: dict[str, Any] = {}
     for item in items:
-        is_statement = isinstance(item, dict) and CITES in item
+        is_statement = _cites(item)
         said = {key: item[key] for key in item if key != CITES} if is_statement else item
         identity = json.dumps(said, sort_keys=True)
         if is_statement and identity in kept:
@@ -143,6 +146,12 @@ def _unique(items: Sequence[Any]) -> list[Any]:
             kept[identity] = kept[identity] | {CITES: cites}
         kept.setdefault(identity, item)
     return list(kept.values())
+
+
+def _cites(value: Any) -> bool:
+    """Whether this is a statement with numbers; a user's own schema may call anything "cites"."""
+    numbers = value.get(CITES) if isinstance(value, dict) else None
+    return isinstance(numbers, list) and all(type(number) is int for number in numbers)
 
 
 def _is_list_of_numbers(schema: Any) -> bool:

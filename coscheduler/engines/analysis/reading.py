@@ -78,13 +78,16 @@ class Reading:
         if not turns and asked.template.schema is not None:
             self._be_silent(asked.template.schema)
             return
-        whole = asked.call(request.whole(turns), asked.schema_for(turns), asked.tokens_max)
-        if whole.size <= asked.n_ctx and len(turns) <= asked.turns_max:
+        policy = asked.parameters.overflow
+        whole: Call | None = None
+        if policy == "refuse" or asked.may_fit():
+            whole = asked.call(request.whole(turns), asked.schema_for(turns), asked.tokens_max)
+        if whole is not None and whole.size <= asked.n_ctx and len(turns) <= asked.turns_max:
             self._plan(1, whole.size)
             self.outcome.value = yield from self._surely(whole, "whole", turns, "")
-        elif asked.parameters.overflow == "refuse":
+        elif whole is not None and policy == "refuse":
             raise _too_long(whole, asked.n_ctx)
-        elif asked.parameters.overflow == "fold" and not asked.template.per_turn:
+        elif policy == "fold" and not asked.template.per_turn:
             self.outcome.how = "folded"
             self.outcome.value = yield from self._folded()
         else:

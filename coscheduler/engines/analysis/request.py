@@ -22,6 +22,7 @@ from coscheduler.engines.analysis.sampling import Sampling
 from coscheduler.engines.analysis.transcript import Transcript, Turn
 from coscheduler.engines.base import Task
 
+COUNT_SLACK = 1.25  # counts of lines and of all lines together differ by less
 SILENCE = "(no speech was recognised)"
 
 
@@ -61,8 +62,24 @@ class Request:
         (part,) = self.template.schema["properties"].values()
         return int(part["maxItems"])
 
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        return {}
+
     def count(self, text: str) -> int:
-        """Tokens of a text within a prompt."""
+        """Tokens of a text within a prompt; texts are counted once, turns are asked for often."""
+        if text not in self._counts:
+            self._counts[text] = self._count(text)
+        return self._counts[text]
+
+    def may_fit(self) -> bool:
+        """False when the transcript certainly does not fit one prompt. A prompt that is thrown
+        away again would take as much memory as all the pieces after it.
+        """
+        turns = self.transcript.turns
+        return sum(self.count(turn.line + "\n") for turn in turns) <= COUNT_SLACK * self.n_ctx
+
+    def _count(self, text: str) -> int:
         safe = self.chat.defused(text)
         return len(self.model.tokenize(safe, add_special=False, parse_special=True))
 

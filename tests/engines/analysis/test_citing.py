@@ -66,6 +66,14 @@ def test_lists_are_joined_and_what_is_said_twice_is_said_once() -> None:
     assert citing.joined([{"n": ["x"]}, {"n": ["x"]}], unique=False) == {"n": ["x", "x"]}
 
 
+@pytest.mark.parametrize("other", ["a text", ["words"], {"a": 1}, None])
+def test_what_is_only_called_cites_stays_as_it_is(other: Any) -> None:
+    value = {"items": [{"text": "a", "cites": other}, {"text": "a", "cites": other}]}
+    assert citing.numbers_in(value) == set()
+    assert citing.resolved(value, TURNS, quotes=True) == value
+    assert citing.joined([value], unique=True) == {"items": value["items"][:1]}
+
+
 def test_one_item_for_each_turn() -> None:
     schema = catalogue.load("triage").schema
     assert schema is not None

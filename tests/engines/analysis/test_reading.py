@@ -123,6 +123,17 @@ def test_the_oldest_turns_are_folded_into_notes(runner: Runner) -> None:
     assert (last["what"], last["last_segment"]) == ("whole", 119)
     assert last["first_segment"] == notes[-1]["last_segment"] + 1
     assert any("folded" in note for note in result.notes)
+    free = runner.answer({"prompt": "Who pays?", "overflow": "fold", "tokens_max": 100}, LONG)
+    assert free["reading"]["how"] == "folded"
+
+
+def test_one_turn_longer_than_the_context(runner: Runner) -> None:
+    monologue = {"segments": [{"text": "we ship the release on friday " * 600, "start": 1}]}
+    for overflow in ("split", "fold"):
+        asked = {"template": "summary", "overflow": overflow, "seed": 2}
+        document = runner.answer(asked, monologue)
+        assert {place["segment"] for place in places(document["result"])} == {0}
+        assert len(document["reading"]["calls"]) > 2
 
 
 def test_what_does_not_fit_is_refused_where_that_is_the_policy(runner: Runner) -> None:
