@@ -12,6 +12,7 @@ from coscheduler import __version__
 from coscheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED
 from coscheduler.cli.gpu import gpu_app
 from coscheduler.cli.options import Json, examples
+from coscheduler.cli.separate import separate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -247,6 +248,14 @@ def run(
     if as_json:
         say.print_json(runs.whole(recordings))
     raise typer.Exit(runs.exit_code(recordings, interrupted))
+
+
+app.command(
+    epilog=examples(
+        'coscheduler separate talk.mp4 --desc "a woman speaking" --out results --plot talk.png',
+        'coscheduler separate street.flac --desc "a dog" --spans 6.3-7.0,-1.0-2.5 --out results',
+    )
+)(separate)
 
 
 @jobs_app.command("list")
