@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def main(models: Path, out: Path) -> dict[str, object]:
         folder.mkdir()
         parameters = {"prompt": "a man speaking"}
         task = Task("jobs/1", StageKind.SEPARATE, parameters, recording, folder, seconds * 1000)
-        measured = peak_of(lambda task=task: finish(engine, task)) - base
+        measured = peak_of(partial(finish, engine, task)) - base
         peaks.append({"predicted": option.peak_bytes(seconds * 1000), "measured": measured})
     after = anonymous_bytes(os.getpid())
     engine.unload()

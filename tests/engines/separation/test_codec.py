@@ -11,7 +11,7 @@ FRAMES, HOP = 12, 1920
 
 
 def tiles(x: Tensor, size: int) -> list[Tensor]:
-    return list(x.split(size, dim=2))
+    return list(torch.split(x, size, dim=2))
 
 
 def run(coder: Encoding | Decoding, pieces: list[Tensor]) -> Tensor:

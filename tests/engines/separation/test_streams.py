@@ -27,7 +27,7 @@ sizes = st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(lambda row: 
 
 def push_all(stage: Stage, x: Tensor, pieces: list[int]) -> Tensor:
     """`x` [B, C, sum(pieces)] through a stage, piece by piece."""
-    parts = x.split(pieces, dim=2)
+    parts = torch.split(x, pieces, dim=2)
     outs = [stage.push(part, index == len(parts) - 1) for index, part in enumerate(parts)]
     return torch.cat(outs, dim=2)
 

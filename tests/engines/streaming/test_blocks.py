@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from coscheduler.engines.streaming import heap, host_arrays, prepared
+from coscheduler.engines.streaming import heap, prepared
 from coscheduler.engines.streaming.blocks import Block, allocate, load_block
 from coscheduler.engines.streaming.host_arrays import HostArrays
 from coscheduler.engines.streaming.prepared import PreparedFile, SegmentPlan, TensorPlan
 from coscheduler.errors import EngineFault
-from coscheduler.runtime.meter import anonymous_bytes
+from coscheduler.procfs import anonymous_bytes
 
 CPU = torch.device("cpu")
 LAYER_BYTES = 16 * 1024 * 1024
@@ -35,7 +36,7 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> PreparedFile:
     plans = [
         SegmentPlan(
             f"layer.{i}",
-            (TensorPlan("w", (LAYER_BYTES // 4,), "float32", lambda i=i: rows(float(i))),),
+            (TensorPlan("w", (LAYER_BYTES // 4,), "float32", partial(rows, float(i))),),
         )
         for i in range(3)
     ]
@@ -120,7 +121,7 @@ def test_a_full_disk_is_an_error_not_a_bus_error(
     def full(descriptor: int, offset: int, size: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(host_arrays.os, "posix_fallocate", full)
+    monkeypatch.setattr("coscheduler.engines.streaming.host_arrays.os.posix_fallocate", full)
     with pytest.raises(EngineFault) as caught:
         HostArrays(tmp_path).zeros(1000)
     assert caught.value.reason == "DISK_FULL"
@@ -136,7 +137,7 @@ def test_a_work_folder_that_is_gone_is_said(tmp_path: Path) -> None:
 HOLES = """
 import os, torch
 from coscheduler.engines.streaming import heap
-from coscheduler.runtime.meter import anonymous_bytes
+from coscheduler.procfs import anonymous_bytes
 
 assert heap.fix_thresholds(1024 * 1024, 64 * 1024 * 1024)
 torch.ones(7 * 1024 * 1024)  # freeing it would raise a threshold that is not fixed to 28 MiB
