@@ -77,7 +77,7 @@ def test_a_video_becomes_two_signals_a_report_and_a_picture(
     assert found["chosen_seed"] in (5, 6)
     for name in ("load_ms", "encode_ms", "step_ms", "decode_ms", "measured_peak_bytes"):
         assert found[name] > 0, name
-    assert "candidates" in done.stderr
+    assert "each ODE step" in done.stderr
     for name in ("target", "residual"):
         wav = tmp_path / "out" / "clip" / f"{name}.wav"
         probed = audio.probe(wav, 0, 10_000)

@@ -14,7 +14,15 @@ from rich.table import Table
 from coscheduler.cli.options import Json
 from coscheduler.errors import InvalidInput, Refused
 
-PHASES = ("load_ms", "read_ms", "text_ms", "encode_ms", "step_ms", "decode_ms", "write_ms")
+PHASES = {
+    "load_ms": "load",
+    "read_ms": "read",
+    "text_ms": "text encoder",
+    "encode_ms": "encode",
+    "step_ms": "each ODE step",
+    "decode_ms": "decode",
+    "write_ms": "write",
+}
 STAGE_FIELDS = (
     "option", "quality_tier", "wait_ms", "run_ms", "real_time_factor", "predicted_peak_bytes",
     "measured_peak_bytes", "attempt_count", "evicted", "notes",
@@ -155,13 +163,13 @@ def table(found: Mapping[str, Any]) -> Table:
     """Where the time and the memory went."""
     from coscheduler.cli.say import duration, size
 
-    headings = [name.removesuffix("_ms") for name in PHASES]
-    made = Table(*headings, "predicted peak", "measured peak", "candidates", "seed")
-    made.add_row(
-        *(duration(found.get(name, 0)) for name in PHASES),
-        size(found["predicted_peak_bytes"]), size(found["measured_peak_bytes"]),
-        str(found.get("candidate_count", "")), str(found.get("chosen_seed", "")),
-    )  # fmt: skip
+    made = Table("report", "", box=None)
+    for name, title in PHASES.items():
+        made.add_row(title, duration(found.get(name, 0)))
+    made.add_row("predicted peak", size(found["predicted_peak_bytes"]))
+    made.add_row("measured peak", size(found["measured_peak_bytes"]))
+    made.add_row("candidates", str(found.get("candidate_count", "")))
+    made.add_row("seed of the one kept", str(found.get("chosen_seed", "")))
     return made
 
 
