@@ -87,6 +87,7 @@ class TranscriptionEngine:
 
         warm_up(self._device, thread_count, self._punkt_dir)
         self._give_back()
+        gc.freeze()  # the libraries stay: no later collection need look through them
 
     def load(self, option: Option, on_progress: OnProgress) -> None:
         """Load Whisper, the speech detection and, where configured, the diarizer.
