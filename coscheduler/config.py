@@ -10,12 +10,17 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
 from coscheduler.errors import InvalidInput
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
+# What becomes infinite in one evaluation of the ODE is not a number in the next one.
+FLOAT16_REFUSED = (
+    "float16 is refused: values of SAM-Audio can exceed its range (65504), and one infinity spoils "
+    "the whole ODE; bfloat16 takes the same bytes"
+)
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
@@ -41,6 +46,7 @@ class StoreSettings(_Section):
     data_dir: Path | None = None  # None = the user's data directory
     artifact_bytes_max: ByteSize = ByteSize(4 * GIB)
     disk_free_bytes_min: ByteSize = ByteSize(256 * MIB)
+    journal_bytes_max: ByteSize = ByteSize(16 * MIB)  # of events and decisions; 0: no journal
     recording_ms_min: Positive = 100
     recording_ms_max: Positive = 12 * 3_600_000
 
@@ -87,9 +93,16 @@ class SeparationSettings(_Section):
 
     model: Path
     text_encoder: Path
-    precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)
+    precisions: tuple[Literal["float32", "bfloat16", "int8"], ...] = ("float32",)
     window_ms: Positive = 30_000
     prepared_dir: Path | None = None  # None = below the store
+
+    @field_validator("precisions", mode="before")
+    @classmethod
+    def _no_float16(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and "float16" in value:
+            raise ValueError(FLOAT16_REFUSED)
+        return value
 
 
 class TranscriptionSettings(_Section):

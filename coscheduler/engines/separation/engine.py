@@ -41,7 +41,7 @@ TRIM_THRESHOLD_BYTES = 64 * MIB
 KERNELS_MAX = 40  # compiled convolutions kept by oneDNN; one direction of the codec needs about 32
 # After a fork with the libraries imported: thread pools and kernels; on CUDA the context itself.
 CONTEXT_BYTES = {"cpu": 24 * MIB, "cuda": 600 * MIB}
-QUALITY_TIERS = {"float32": 0, "bfloat16": 1}
+QUALITY_TIERS = {"float32": 0, "bfloat16": 1, "int8": 2}
 COPY_BYTES_PER_MS = 1_000_000
 CPU_FLOP_PER_MS_THREAD = 20_000_000
 CUDA_FLOP_PER_MS = 10_000_000_000

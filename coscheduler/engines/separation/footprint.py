@@ -80,6 +80,7 @@ def run_lines(
     seconds = math.ceil(chosen.window_frames / config.frame_rate_hz)
     reordered = {s.name: _largest_bytes(s) for s in segments}
     embedding = 12 * config.transformer.dim**2  # the kernel-3 convolutions before the layers
+    embedding = max(embedding, unpacked_bytes(segments))
     return (
         RunLine(Line.WEIGHTS, text_encoder.segment.bytes, phase="text"),
         RunLine(Line.WORKSPACE, prompt + HEAP_BYTES, phase="text"),
@@ -109,6 +110,12 @@ def stream_bytes_per_frame(config: ModelConfig, hidden: int) -> int:
     """The transformer's activations for one frame, float32."""
     dim = config.transformer.dim
     return 4 * max(LIVE_STREAMS * dim, 3 * dim + 3 * hidden)
+
+
+def unpacked_bytes(segments: tuple[SegmentEntry, ...]) -> int:
+    """The largest int8 matrix as the bfloat16 that it becomes for its product; 0 without any."""
+    tensors = (tensor for segment in segments for tensor in segment.tensors)
+    return max((2 * tensor.bytes for tensor in tensors if tensor.dtype == "int8"), default=0)
 
 
 def hidden_width(segments: tuple[SegmentEntry, ...]) -> int:

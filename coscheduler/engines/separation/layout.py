@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
+from coscheduler.engines.separation import quantise
 from coscheduler.engines.separation.checkpoint import Checkpoint
 from coscheduler.engines.separation.config import ModelConfig
 from coscheduler.engines.streaming.prepared import SegmentPlan, TensorPlan
@@ -47,6 +48,14 @@ class _Builder:
         """A tensor as it is."""
         shape = self.shape(key, *expected)
         self.add(name, shape, lambda: iter((self.get(key),)), dtype)
+
+    def matrix(self, name: str, shape: tuple[int, ...], parts: Parts, dtype: str) -> None:
+        """The weight of a product, `name.weight`; as int8 with its `name.scale`."""
+        if dtype != "int8":
+            self.add(f"{name}.weight", shape, parts, dtype)
+            return
+        self.add(f"{name}.weight", shape, lambda: map(quantise.levels, parts()), dtype)
+        self.add(f"{name}.scale", shape[:1], lambda: map(quantise.scales, parts()))
 
     def conv(self, name: str, key: str, *expected: int | None, rows: int = 0) -> None:
         """A weight-normed convolution (`weight_g`, `weight_v`, `bias`), folded; the first `rows`
@@ -87,7 +96,9 @@ def plan_segments(
     checkpoint: Checkpoint, config: ModelConfig, dtype: str
 ) -> tuple[SegmentPlan, ...]:
     """All segments, in file order. `dtype` is that of the DiT's matrices; the codec, norms, tables
-    and biases stay float32. Reads shapes only; data is read when a part is asked for.
+    and biases stay float32. "int8" is that of the layers' matrices, with a float32 `.scale` for
+    each row; outside the layers it means bfloat16. Reads shapes only; data is read when a part is
+    asked for.
 
     Raises EngineFault MODEL_CORRUPT with file, key, expected and found shape.
     """
@@ -95,7 +106,8 @@ def plan_segments(
         _layer(checkpoint, config, index, dtype) for index in range(config.transformer.n_layers)
     )
     codec = (_encoder(checkpoint, config), _decoder(checkpoint, config))
-    return (_core(checkpoint, config, dtype), *layers, *codec, _watermark(checkpoint, config))
+    outside = "bfloat16" if dtype == "int8" else dtype
+    return (_core(checkpoint, config, outside), *layers, *codec, _watermark(checkpoint, config))
 
 
 def _core(checkpoint: Checkpoint, config: ModelConfig, dtype: str) -> SegmentPlan:
@@ -179,13 +191,14 @@ def _gated(
     """w2(silu(w1 x) * w3 x): w1 and w3 stacked into `gate.weight`."""
     hidden, width = part.shape(f"{key}.w1.weight", None, in_dim)
     part.shape(f"{key}.w3.weight", hidden, width)
-    part.add(
-        f"{name}.gate.weight",
+    part.matrix(
+        f"{name}.gate",
         (2 * hidden, width),
         lambda: (part.get(f"{key}.{which}.weight") for which in ("w1", "w3")),
         dtype,
     )
-    part.copy(f"{name}.out.weight", f"{key}.w2.weight", out_dim, hidden, dtype=dtype)
+    shape = part.shape(f"{key}.w2.weight", out_dim, hidden)
+    part.matrix(f"{name}.out", shape, lambda: iter((part.get(f"{key}.w2.weight"),)), dtype)
 
 
 def _layer(checkpoint: Checkpoint, config: ModelConfig, index: int, dtype: str) -> SegmentPlan:
@@ -225,8 +238,8 @@ def _attention(
 
     for letters in stacks:
         shape = (len(letters) * dim, dim)
-        part.add(f"{name}.{letters}.weight", shape, head_major(letters), dtype)
-    part.copy(f"{name}.out.weight", f"{key}.wo.weight", dim, dim, dtype=dtype)
+        part.matrix(f"{name}.{letters}", shape, head_major(letters), dtype)
+    part.matrix(f"{name}.out", (dim, dim), lambda: iter((part.get(f"{key}.wo.weight"),)), dtype)
     part.copy(f"{name}.q_norm", f"{key}.q_norm.weight", head_dim)
     part.copy(f"{name}.k_norm", f"{key}.k_norm.weight", head_dim)
 

@@ -65,22 +65,22 @@ def _run_set(path: Path, root: Path) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
         source = models.open_folder(path)
-        prepared = source.prepare("float32", Path(scratch), _quiet)
-        loaded = models.load(source.config, prepared, torch.device("cpu"), _quiet, watermark=True)
+        prepared = source.prepare("float32", Path(scratch), quiet)
+        loaded = models.load(source.config, prepared, torch.device("cpu"), quiet, watermark=True)
         for file in sorted(path.glob("*.npz")):
-            case = _read_case(file, path)
-            kind = next((k for k in _CASES if file.stem.startswith(k)), None)
-            if kind is None:
+            case = read_case(file, path)
+            compute = compute_of(file.stem)
+            if compute is None:
                 rows.append(Row(name, file.stem, "unknown kind of case", float("inf"), 0.0))
                 continue
-            for array, computed in _CASES[kind](loaded, case):
+            for array, computed in compute(loaded, case):
                 limit = tolerances(file.stem, array)
                 if array in case and limit is not None:
                     rows.append(_compare(name, file.stem, array, case[array], computed, limit))
     return rows
 
 
-def _read_case(file: Path, folder: Path) -> Case:
+def read_case(file: Path, folder: Path) -> Case:
     """A case's arrays. Intermediates come without inputs: theirs are those of the anchors case."""
     arrays = dict(np.load(file))
     if file.stem.startswith("dit_intermediates"):
@@ -170,12 +170,18 @@ def _separate_case(loaded: LoadedModel, case: Case) -> Results:
         yield f"{name}_nowm", samples[:, 0]
 
 
-_CASES: dict[str, Callable[[LoadedModel, Case], Results]] = {
+Compute = Callable[[LoadedModel, Case], Results]
+_CASES: dict[str, Compute] = {
     "codec_encode": _encode_case,
     "codec_decode": _decode_case,
     "dit_": _dit_case,
     "separate_": _separate_case,
 }
+
+
+def compute_of(case: str) -> Compute | None:
+    """What computes a case, by its name; None for an unknown kind."""
+    return next((compute for kind, compute in _CASES.items() if case.startswith(kind)), None)
 
 
 def _encode(loaded: LoadedModel, waveform: Tensor) -> tuple[Tensor, Tensor]:
@@ -279,5 +285,5 @@ def _tensor(array: Array) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _quiet(done: int, total: int) -> None:
+def quiet(done: int, total: int) -> None:
     """No progress is shown."""

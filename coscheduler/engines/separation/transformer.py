@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
+from coscheduler.engines.separation import quantise
 from coscheduler.engines.separation.config import TransformerConfig
 
 Weights = Mapping[str, Tensor]
@@ -55,6 +56,14 @@ class Moment:
     table: Tensor
     embedding: Tensor
     context: Tensor
+
+
+def product(x: Tensor, weights: Weights, name: str) -> Tensor:
+    """`x` times the transposed matrix `name`, in the precision of its weights, back in float32."""
+    weight = weights[f"{name}.weight"]
+    if weight.dtype is torch.int8:
+        return quantise.product(x, weight, weights[f"{name}.scale"])
+    return linear(x, weight)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -152,29 +161,33 @@ def _self_attention(
     weights: Weights, config: TransformerConfig, x: Tensor, condition: Condition
 ) -> Tensor:
     shape = (*x.shape[:2], 3, config.n_heads, config.head_dim)
-    q, k, v = linear(x, weights["self.qkv.weight"]).view(shape).unbind(2)
+    q, k, v = product(x, weights, "self.qkv").view(shape).unbind(2)
     q = _turned(rms_norm(q, weights["self.q_norm"], config.norm_eps), condition.rotary)
     k = _turned(rms_norm(k, weights["self.k_norm"], config.norm_eps), condition.rotary)
-    return _attend(q, k, v, condition.frame_mask, weights["self.out.weight"])
+    return _attend(q, k, v, condition.frame_mask, weights, "self.out")
 
 
 def _cross_attention(
     weights: Weights, config: TransformerConfig, h: Tensor, context: Tensor, condition: Condition
 ) -> Tensor:
     heads = (config.n_heads, config.head_dim)
-    q = linear(h, weights["cross.q.weight"]).view(*h.shape[:2], *heads)
-    k, v = linear(context, weights["cross.kv.weight"]).view(*context.shape[:2], 2, *heads).unbind(2)
+    q = product(h, weights, "cross.q").view(*h.shape[:2], *heads)
+    k, v = product(context, weights, "cross.kv").view(*context.shape[:2], 2, *heads).unbind(2)
     q = rms_norm(q, weights["cross.q_norm"], config.norm_eps)
     k = rms_norm(k, weights["cross.k_norm"], config.norm_eps)
-    return _attend(q, k, v, condition.memory_mask, weights["cross.out.weight"])
+    return _attend(q, k, v, condition.memory_mask, weights, "cross.out")
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, out: Tensor) -> Tensor:
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, weights: Weights, out: str
+) -> Tensor:
     """[B, T, H, head_dim] against [B, S, H, head_dim] under a key mask [B, S] -> [B, T, D]."""
     keys = None if mask is None else mask[:, None, None]
-    q, k, v = (part.to(out.dtype).transpose(1, 2) for part in (q, k, v))
+    dtype = weights[f"{out}.weight"].dtype
+    dtype = quantise.ACTIVATIONS if dtype is torch.int8 else dtype
+    q, k, v = (part.to(dtype).transpose(1, 2) for part in (q, k, v))
     mixed = fn.scaled_dot_product_attention(q, k, v, attn_mask=keys)
-    return linear(mixed.transpose(1, 2).flatten(2), out)
+    return product(mixed.transpose(1, 2).flatten(2), weights, out)
 
 
 def _turned(x: Tensor, rotary: Tensor) -> Tensor:
@@ -186,8 +199,12 @@ def _turned(x: Tensor, rotary: Tensor) -> Tensor:
 def _gated(x: Tensor, weights: Weights, name: str) -> Tensor:
     """w2(silu(w1 x) * w3 x)."""
     weight = weights[f"{name}.gate.weight"]
-    a, b = fn.linear(x.to(weight.dtype), weight).chunk(2, dim=-1)
-    return linear(fn.silu(a).mul_(b), weights[f"{name}.out.weight"])
+    if weight.dtype is torch.int8:
+        inner = product(x, weights, f"{name}.gate")
+    else:
+        inner = fn.linear(x.to(weight.dtype), weight)  # stays in that precision: it is the widest
+    a, b = inner.chunk(2, dim=-1)
+    return product(fn.silu(a).mul_(b), weights, f"{name}.out")
 
 
 def _sinusoid(at: Tensor, width: int) -> Tensor:

@@ -26,7 +26,9 @@ MAGIC = b"COSPREP1"
 PREFIX_BYTES = 16
 PAGE_BYTES = 4096
 TENSOR_ALIGN_BYTES = 64
-DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8,
+}  # fmt: skip
 
 OnBytes = Callable[[int, int], None]  # (written, total)
 

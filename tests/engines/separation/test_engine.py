@@ -182,18 +182,20 @@ def test_nothing_runs_before_a_load(models: Path, task: MakeTask) -> None:
 
 
 def test_the_options_are_the_configured_precisions(models: Path) -> None:
-    engine = SeparationEngine(settings_for(models, precisions=["float32", "bfloat16"]))
+    precisions = ["float32", "bfloat16", "int8"]
+    engine = SeparationEngine(settings_for(models, precisions=precisions))
     described = engine.describe()
     assert described.engine is EngineName.SEPARATION
     assert described.model == "sam"
     assert [(o.name, o.quality_tier) for o in described.options] == [
         ("float32", 0),
         ("bfloat16", 1),
+        ("int8", 2),
     ]
-    full, half = described.options
-    assert total_bytes(half.resident) < total_bytes(full.resident)
+    full, half, quarter = (total_bytes(option.resident) for option in described.options)
+    assert quarter < half < full
     assert [s.name for s in described.segments] == [f"layer.{i}" for i in range(4)]
-    assert {line.line for line in full.run_lines(25_000)} <= {
+    assert {line.line for line in described.options[0].run_lines(25_000)} <= {
         Line.WEIGHTS,
         Line.WORKSPACE,
         Line.HIDDEN_STATE,
@@ -227,8 +229,11 @@ def test_what_is_held_is_what_the_option_said(make_engine: MakeEngine) -> None:
     engine.unload()
 
 
-def test_bfloat16_separates_too(make_engine: MakeEngine, task: MakeTask) -> None:
-    engine = make_engine(precisions=["bfloat16"])
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_smaller_precisions_separate_too(
+    make_engine: MakeEngine, task: MakeTask, precision: str
+) -> None:
+    engine = make_engine(precisions=[precision])
     made = task(noise(0.5))
     finish(engine, made)
     assert len(audio.read_mono(made.output_dir / "target.wav", RATE)) == RATE // 2
