@@ -151,6 +151,8 @@ def parse(name: str, text: str) -> Template:
         schema = json.loads(file.schema_text) if file.schema_text else None
         if schema is not None:
             jsonschema.Draft202012Validator.check_schema(schema)
+            if not isinstance(schema, dict) or schema.get("type") != "object":
+                raise ValueError("the schema must be that of an object")
             schemas.grammar(schema)
         for prompt in (file.system, file.user):
             ImmutableSandboxedEnvironment().parse(prompt)

@@ -16,6 +16,7 @@ from coscheduler.engines.forkserver import die_with_parent
 from coscheduler.errors import CoschedulerError, EngineFault
 
 if TYPE_CHECKING:
+    from coscheduler.engines.analysis import dry_run
     from coscheduler.engines.analysis.footprint import Footprint
 
 THREADS = 1
@@ -61,16 +62,20 @@ def report(request: Request) -> dict[str, Any]:
     KV_TYPE_UNSUPPORTED.
     """
     from coscheduler.engines.analysis import dry_run, footprint, header, survey
+    from coscheduler.engines.analysis.footprint import CELLS_STEP
 
     path = Path(request.path)
     found_header = header.read(path)
     by_header = footprint.of(found_header)
     probe = dry_run.Wanted(survey.PROBE_N_CTX, "f16", request.n_batch)
-    first = dry_run.measure(path, [probe], THREADS, [TALK, EMAIL])
+    guessed = _wanted(by_header, request, request.n_ctx or CELLS_STEP)
+    first = dry_run.measure(path, [probe, guessed], THREADS, [TALK, EMAIL])
     model = survey.corrected_by(by_header, probe, first.sizes[0])
     n_ctx, kv_type = _context(model, request)
     wanted = dry_run.Wanted(n_ctx, kv_type, request.n_batch)
-    (sizes,) = dry_run.measure(path, [wanted], THREADS).sizes
+    sizes = first.sizes[1]
+    if wanted != guessed or sizes is None:  # the header alone suggests another
+        (sizes,) = dry_run.measure(path, [wanted], THREADS).sizes
     assert sizes is not None  # one context: it is there, or `measure` has raised
     return {
         "model": path.name,
@@ -93,6 +98,17 @@ def report(request: Request) -> dict[str, Any]:
         "layers_fitting": layers_fitting(model, request, n_ctx, kv_type, sizes.compute_bytes),
         "work": [_need(model, request, n_ctx, work) for work in _works(first.token_counts)],
     }
+
+
+def _wanted(model: "Footprint", request: Request, n_ctx_else: int) -> "dry_run.Wanted":
+    """The context to ask about by the header alone; a small one where nothing fits by it."""
+    from coscheduler.engines.analysis import dry_run
+
+    try:
+        n_ctx, kv_type = _context(model, request)
+    except EngineFault:
+        n_ctx, kv_type = n_ctx_else, "f16"
+    return dry_run.Wanted(n_ctx, kv_type, request.n_batch)
 
 
 def _context(model: "Footprint", request: Request) -> tuple[int, str]:

@@ -24,6 +24,7 @@ def grammar(schema: Schema) -> str:
     One space may follow a comma or colon. Raises EngineFault SCHEMA_UNSUPPORTED.
     """
     rules = {"char": CHAR, "space": '" "?', "integer": '"-"? ("0" | [1-9] [0-9]{0,14})'}
+    rules["number"] = 'integer ("." [0-9]{1,15})?'
     rules["root"] = _expression(schema, "root", rules)
     return "".join(f"{name} ::= {body}\n" for name, body in rules.items())
 
@@ -39,8 +40,8 @@ def _expression(schema: Schema, name: str, rules: dict[str, str]) -> str:
             return _array(schema, name, rules)
         case "string":
             return _string(schema, name)
-        case "integer":
-            return "integer"
+        case "integer" | "number" as name_of_rule:
+            return str(name_of_rule)
         case "boolean":
             return '("true" | "false")'
         case other:

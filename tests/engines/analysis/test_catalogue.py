@@ -102,6 +102,8 @@ def test_a_prompt_that_fails_is_named() -> None:
         ("top_k = 1", 'top_k = 1\nschema = "{"'),
         ("top_k = 1", "top_k = 1\nschema = '{\"type\": 3}'"),
         ("top_k = 1", 'top_k = 1\nschema = \'{"type": "number"}\''),
+        ("top_k = 1", 'top_k = 1\nschema = \'{"type": "null"}\''),
+        ("top_k = 1", "top_k = 1\nschema = 'true'"),
         ("top_k = 1", "top_k = 1\nper_turn = true"),
         ("top_k = 1", "top_k = 1\nmerge = 'guess'"),
     ],

@@ -245,9 +245,9 @@ temperature = 0.0
 top_k = 1
 top_p = 1.0
 merge = "join"
-schema = '''{"type": "object", "required": ["names"], "properties": {"names": {
+schema = '''{"type": "object", "required": ["names", "mood"], "properties": {"names": {
   "type": "array", "maxItems": 5, "items": {"type": "string", "minLength": 1, "maxLength": 40}
-}}}'''
+}, "mood": {"type": "number"}}}'''
 [variables]
 what = "people"
 """
@@ -258,6 +258,7 @@ def test_a_template_of_ones_own(runner: Runner) -> None:
     document = runner.answer(asked, LONG)
     assert (document["template"], document["template_version"]) == ("own", 3)
     assert all(isinstance(name, str) for name in document["result"]["names"])
+    assert isinstance(document["result"]["mood"], int | float)
     with pytest.raises(InvalidInput, match="colour"):
         runner.answer(asked | {"variables": {"colour": "red"}}, LONG)
     with pytest.raises(InvalidInput) as caught:
