@@ -74,6 +74,8 @@ async def open_daemon(settings: Settings) -> "Daemon":
     loop = Loop(_make_scheduler(settings, meter), store, watchers, clock)
     supervisor = Supervisor(settings, children, meter, artifacts, store, clock, loop)
     loop.attach(supervisor)
+    if settings.store.journal_bytes_max:
+        loop.keep_journal(settings.data_dir, int(settings.store.journal_bytes_max))
     daemon = Daemon(
         _Parts(settings, clock, store, artifacts, children, meter, watchers, loop, supervisor)
     )
@@ -169,6 +171,7 @@ class Daemon:
             task.cancel()
         await self._parts.supervisor.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._loop.close()
         await self._store.close()
 
     # ---- jobs --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from coscheduler.config import MIB
 from coscheduler.core import events as ev
@@ -18,6 +19,7 @@ from coscheduler.core.scheduler import Outcome, Scheduler
 from coscheduler.errors import StoreFault
 from coscheduler.runtime.api import JobSnapshot, Progress
 from coscheduler.runtime.clock import Clock
+from coscheduler.runtime.journal import Journal
 from coscheduler.runtime.store import Store
 from coscheduler.runtime.supervisor import Supervisor
 from coscheduler.runtime.watchers import Watchers
@@ -47,6 +49,16 @@ class Loop:
         self._handled = asyncio.Condition()
         self.handled_count = 0  # events so far: another number means that something may be new
         self._supervisor: Supervisor | None = None
+        self._journal: Journal | None = None
+
+    def keep_journal(self, folder: Path, bytes_max: int) -> None:
+        """Write down every event from now on."""
+        self._journal = Journal(folder, bytes_max, self.scheduler.state)
+
+    def close(self) -> None:
+        """Nothing is handled any more."""
+        if self._journal is not None:
+            self._journal.close()
 
     def attach(self, supervisor: Supervisor) -> None:
         """Whom to give the commands to."""
@@ -115,7 +127,10 @@ class Loop:
     async def _handle(self, event: ev.Event) -> None:
         assert self._supervisor is not None
         self._supervisor.delivered(event)
-        outcome = self.scheduler.handle(event, self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        outcome = self.scheduler.handle(event, now_ms)
+        if self._journal is not None:
+            self._journal.note(now_ms, event, outcome)
         await self._put(outcome.changed)
         for command in outcome.commands:
             job = self.scheduler.job(command.job) if isinstance(command, Run) else None
