@@ -71,8 +71,9 @@ class AlignerModel:
 
 def read_whisper(folder: Path) -> WhisperModel:
     """Read a CTranslate2 Whisper folder. Raises EngineFault MODEL_MISSING or MODEL_CORRUPT."""
-    for name in ("config.json", "tokenizer.json"):
-        read_json(folder / name)
+    read_json(folder / "config.json")
+    if "model" not in read_json(folder / "tokenizer.json"):
+        raise corrupt(folder / "tokenizer.json", "it describes no tokenizer")
     if not any((folder / f"vocabulary.{kind}").is_file() for kind in ("json", "txt")):
         raise missing(folder / "vocabulary.json")
     path = folder / "model.bin"

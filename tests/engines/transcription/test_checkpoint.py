@@ -97,9 +97,16 @@ def test_another_file_under_the_name_is_corrupt(whisper: Path, content: bytes, w
     assert why in error.message
 
 
-def test_settings_that_are_not_json_are_corrupt(whisper: Path) -> None:
-    (whisper / "config.json").write_text("{")
-    assert fault(checkpoint.read_whisper, whisper).reason == "MODEL_CORRUPT"
+@pytest.mark.parametrize(
+    ("name", "text"), [("config.json", "{"), ("config.json", "[]"), ("tokenizer.json", "{}")]
+)
+def test_settings_that_are_not_what_they_should_be_are_corrupt(
+    whisper: Path, name: str, text: str
+) -> None:
+    (whisper / name).write_text(text)
+    error = fault(checkpoint.read_whisper, whisper)
+    assert error.reason == "MODEL_CORRUPT"
+    assert error.numbers == {"path": str(whisper / name)}
 
 
 def test_the_size_of_an_aligner_is_read_from_its_header(models: Path) -> None:
