@@ -28,6 +28,7 @@ MERGE_SHARE = 4  # an answer that is to be merged takes at most a quarter of the
 FOLD_SHARE = 8
 TREE_GROUP_MAX = 4
 CUT_ATTEMPTS_MAX = 5
+COUNT_SLICE_TURNS = 256
 
 Value = dict[str, Any]
 Steps = Generator[Slice, None, Value]
@@ -78,6 +79,7 @@ class Reading:
         if not turns and asked.template.schema is not None:
             self._be_silent(asked.template.schema)
             return
+        yield from self._count(turns)
         policy = asked.parameters.overflow
         whole: Call | None = None
         if policy == "refuse" or asked.may_fit():
@@ -93,6 +95,13 @@ class Reading:
         else:
             self.outcome.how = "split"
             self.outcome.value = yield from self._split()
+
+    def _count(self, turns: Sequence[Turn]) -> Generator[Slice]:
+        """Count every turn of a long transcript, in slices; the counts are kept."""
+        for start in range(0, len(turns) - COUNT_SLICE_TURNS, COUNT_SLICE_TURNS):
+            for turn in turns[start : start + COUNT_SLICE_TURNS]:
+                self._asked.count(turn.line + "\n")
+            yield Slice(0, 0, "counting tokens")
 
     def _be_silent(self, schema: dict[str, Any]) -> None:
         empty: dict[str, Any] = {"array": [], "string": ""}
