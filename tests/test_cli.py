@@ -348,10 +348,11 @@ def no_daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """No daemon runs, and one that is started is the fake; returns the file with its pid."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.chdir(ROOT)
     pid_file = tmp_path / "pid"
 
-    def command(config_path: Path, address: str) -> list[str]:
+    def command(config_path: Path, address: str, data_dir: str) -> list[str]:
         return [*FAKE, "--listen", address, "--until-stdin-closes", "--pid-file", str(pid_file)]
 
     monkeypatch.setattr(private, "serve_command", command)
@@ -438,7 +439,7 @@ def start_hanging_run(
 import sys
 from coscheduler import cli
 from coscheduler.cli import private
-private.serve_command = lambda config, address: [
+private.serve_command = lambda config, address, data_dir: [
     *{FAKE!r}, "--listen", address, "--until-stdin-closes", "--pid-file", {str(pid_file)!r}]
 sys.argv = ["coscheduler", "run", {str(audio)!r}, "--out", {str(out)!r},
             "--separate", "hang", "--config", {str(config)!r}]

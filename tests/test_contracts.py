@@ -1,5 +1,6 @@
 """What may import what, and what the base install may not need."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -121,5 +122,5 @@ def test_requirements_pin_everything_that_pyproject_asks_for() -> None:
     text = (ROOT / "requirements" / "all.txt").read_text()
     pinned = {line.split("==")[0] for line in text.splitlines() if line[:1].isalpha()}
     for line in requires("coscheduler") or []:
-        name = line.split(";")[0].split("[")[0].rstrip("><=!~.0123456789, ").lower()
+        name = re.split(r"[;<>=!~\[ ]", line)[0].lower()
         assert name in pinned or name == "coscheduler", f"{name}: run scripts/requirements"
