@@ -10,11 +10,20 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from coscheduler.errors import InvalidInput
 
 Positive = Annotated[int, Field(gt=0)]
+HubName = Annotated[str, Field(pattern=r"^hub:([\w.-]+/)?[\w.-]+(@[\w./-]+)?$")]
 NonNegative = Annotated[int, Field(ge=0)]
 # What becomes infinite in one evaluation of the ODE is not a number in the next one.
 FLOAT16_REFUSED = (
@@ -89,13 +98,24 @@ class SchedulingSettings(_Section):
 
 
 class SeparationSettings(_Section):
-    """SAM-Audio: a folder with config.json and checkpoint.pt, and a T5 encoder folder."""
+    """SAM-Audio: a folder with config.json and checkpoint.pt, and a T5 encoder folder.
 
-    model: Path
-    text_encoder: Path
+    Instead of a folder "hub:owner/name" or "hub:owner/name@revision" means what is in the local
+    cache of that repository. With model = "auto" the best of `models` that fits is used.
+    """
+
+    model: HubName | Literal["auto"] | Path
+    models: tuple[HubName | Path, ...] = ()  # best first; for "auto"
+    text_encoder: HubName | Path
     precisions: tuple[Literal["float32", "bfloat16", "int8"], ...] = ("float32",)
     window_ms: Positive = 30_000
     prepared_dir: Path | None = None  # None = below the store
+
+    @model_validator(mode="after")
+    def _models_for_auto(self) -> "SeparationSettings":
+        if (self.model == "auto") != bool(self.models):
+            raise ValueError('model = "auto" goes with models = [...], and only with it')
+        return self
 
     @field_validator("precisions", mode="before")
     @classmethod
@@ -225,6 +245,10 @@ def _resolve_section(section: Any, base_dir: Path) -> Any:
     for key, value in section:
         if isinstance(value, Path):
             changes[key] = _absolute(value, base_dir)
+        elif isinstance(value, tuple) and any(isinstance(entry, Path) for entry in value):
+            changes[key] = tuple(
+                _absolute(entry, base_dir) if isinstance(entry, Path) else entry for entry in value
+            )
         elif isinstance(value, dict):
             changes[key] = {name: _absolute(path, base_dir) for name, path in value.items()}
     return section.model_copy(update=changes)

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 
 import torch
 from torch.nn import functional as fn
@@ -20,18 +20,18 @@ from coscheduler.core.model import (
     Segment,
 )
 from coscheduler.engines.base import OnProgress, OutputFile, Slice, StageResult, Task
-from coscheduler.engines.separation import footprint, model, output, request
+from coscheduler.engines.separation import choices, footprint, model, output, request
 from coscheduler.engines.separation.checkpoint import fingerprint
-from coscheduler.engines.separation.model import LoadedModel, ModelFolder
+from coscheduler.engines.separation.choices import Machine, Source
+from coscheduler.engines.separation.model import LoadedModel
 from coscheduler.engines.separation.pacing import numbers, paced
 from coscheduler.engines.separation.request import Request
 from coscheduler.engines.separation.resume import INTERVAL_MS, ResumePoints, key_of
 from coscheduler.engines.separation.separate import Separated, Workplace, separate
-from coscheduler.engines.separation.steps import Phase, Step
-from coscheduler.engines.separation.text import WEIGHTS, TextEncoderFolder, open_text_encoder
+from coscheduler.engines.separation.steps import Step
+from coscheduler.engines.separation.text import WEIGHTS
 from coscheduler.engines.streaming import heap
 from coscheduler.engines.streaming.host_arrays import HostArrays
-from coscheduler.engines.streaming.prepared import SegmentEntry
 from coscheduler.errors import EngineFault, Refused
 from coscheduler.stages import SeparateParameters
 
@@ -39,16 +39,12 @@ MIB = 1024 * 1024
 MMAP_THRESHOLD_BYTES = MIB
 TRIM_THRESHOLD_BYTES = 64 * MIB
 KERNELS_MAX = 40  # compiled convolutions kept by oneDNN; one direction of the codec needs about 32
-# After a fork with the libraries imported: thread pools and kernels; on CUDA the context itself.
-CONTEXT_BYTES = {"cpu": 24 * MIB, "cuda": 600 * MIB}
-QUALITY_TIERS = {"float32": 0, "bfloat16": 1, "int8": 2}
-COPY_BYTES_PER_MS = 1_000_000
-CPU_FLOP_PER_MS_THREAD = 20_000_000
-CUDA_FLOP_PER_MS = 10_000_000_000
 
 
 class SeparationEngine:
-    """One SAM-Audio model. The text encoder comes and goes within a stage."""
+    """One SAM-Audio model at a time, of one or several that are configured. The text encoder comes
+    and goes within a stage.
+    """
 
     name = EngineName.SEPARATION
 
@@ -63,6 +59,8 @@ class SeparationEngine:
         self._device_settings = settings.device
         self._prepared_dir = self._settings.prepared_dir or settings.data_dir / "prepared"
         self._loaded: LoadedModel | None = None
+        self._source: Source | None = None
+        self._reason = ""  # why not a better option
         self._load_ms = 0
         self._resume_interval_ms = resume_interval_ms
 
@@ -76,18 +74,16 @@ class SeparationEngine:
 
         Raises EngineFault MODEL_MISSING or MODEL_CORRUPT.
         """
-        folder, text_encoder = self._open()
-        sizes = {dtype: folder.segments(dtype) for dtype in self._settings.precisions}
-        options = tuple(
-            self._option(folder, text_encoder, dtype, segments) for dtype, segments in sizes.items()
-        )
-        first = next(iter(sizes.values()))
+        sources = choices.open_sources(self._settings)
+        segments = sources[0].folder.segments(self._settings.precisions[0])
         return EngineDescription(
             engine=self.name,
-            model=folder.folder.name,
-            options=options,
-            context_bytes=CONTEXT_BYTES[self._device.type],
-            segments=tuple(Segment(s.name, s.bytes) for s in first if s.name.startswith("layer.")),
+            model=", ".join(source.name for source in sources),
+            options=self._options(sources),
+            context_bytes=choices.CONTEXT_BYTES[self._device.type],
+            segments=tuple(
+                Segment(s.name, s.bytes) for s in segments if s.name.startswith("layer.")
+            ),
         )
 
     def start(self) -> None:
@@ -115,9 +111,11 @@ class SeparationEngine:
         """
         self.unload()
         begun = time.monotonic()
-        dtype = json.loads(option.settings_json)["dtype"]
-        folder, _ = self._open()
-        prepared = folder.prepare(dtype, self._prepared_dir, on_progress)
+        chosen = json.loads(option.settings_json)
+        sources = choices.open_sources(self._settings)
+        source = sources[chosen["model"]]
+        folder = source.folder
+        prepared = folder.prepare(chosen["dtype"], self._prepared_dir, on_progress)
         try:
             self._loaded = model.load(folder.config, prepared, self._device, on_progress)
         except (MemoryError, torch.OutOfMemoryError, OSError) as error:
@@ -128,6 +126,7 @@ class SeparationEngine:
                 option=option.name,
                 required_bytes=sum(line.bytes for line in option.resident),
             ) from None
+        self._source, self._reason = source, choices.reason(option, self._options(sources))
         self._load_ms = _ms_since(begun)
 
     @torch.inference_mode()
@@ -139,13 +138,21 @@ class SeparationEngine:
         OUTPUT_NOT_FINITE, InvalidInput AUDIO_TOO_SHORT, AUDIO_UNREADABLE, AUDIO_NOT_FINITE,
         SPAN_OUTSIDE, PROMPT_EMPTY or PROMPT_TOO_LONG.
         """
-        if self._loaded is None:
+        if self._loaded is None or self._source is None:
             raise EngineFault("NOT_LOADED", "no option of the separation model is loaded")
         try:
-            done = yield from paced(self._steps(self._loaded, task))
+            done = yield from paced(self._steps(self._loaded, self._source, task))
         finally:
             self._give_back()
-        return _result(done.result, done.seconds, self._load_ms)
+        separated, clipped = done.result
+        notes = (self._reason,) if self._reason else ()
+        return StageResult(
+            files=tuple(OutputFile(name, f"{name}.wav", "audio/wav") for name in output.NAMES),
+            notes=notes + output.notes_on(separated, clipped),
+            numbers={
+                **numbers(separated, done.seconds, self._load_ms), "clipped_count": clipped,
+            },
+        )  # fmt: skip
 
     def unload(self) -> None:
         """Drop the weights; every layer's mapping goes at once."""
@@ -158,50 +165,21 @@ class SeparationEngine:
             return ()
         return (LineBytes(Line.WEIGHTS, self._loaded.bytes),)
 
-    def _open(self) -> tuple[ModelFolder, TextEncoderFolder]:
-        folder = model.open_folder(self._settings.model)
-        dim = folder.config.text_encoder.dim
-        return folder, open_text_encoder(self._settings.text_encoder, dim)
-
-    def _option(
-        self,
-        folder: ModelFolder,
-        text_encoder: TextEncoderFolder,
-        dtype: str,
-        segments: tuple[SegmentEntry, ...],
-    ) -> Option:
-        resident = sum(s.bytes for s in segments if s.name != model.WATERMARK)
-        window_ms = self._settings.window_ms
-        work = footprint.flop_per_second(folder.config, segments)
-        speed = self._flop_per_ms()
-        return Option(
-            name=dtype,
-            resident=(LineBytes(Line.WEIGHTS, resident),),
-            run=footprint.run_lines(folder.config, segments, text_encoder, window_ms),
-            quality_tier=QUALITY_TIERS[dtype],
-            load_ms=resident // COPY_BYTES_PER_MS + 1,
-            run_ms_per_second=work // speed + 1,
-            slice_ms_max=footprint.slice_flop(folder.config, segments, window_ms) // speed + 200,
-            host_bytes=sum(s.bytes for s in segments),
-            settings_json=json.dumps({"dtype": dtype}),
-        )
-
-    def _flop_per_ms(self) -> int:
-        if self._device.type == "cuda":
-            return CUDA_FLOP_PER_MS
-        return CPU_FLOP_PER_MS_THREAD * self._device_settings.threads
+    def _options(self, sources: tuple[Source, ...]) -> tuple[Option, ...]:
+        machine = Machine(self._device, self._device_settings.threads)
+        settings = self._settings
+        return choices.options(sources, settings.precisions, settings.window_ms, machine)
 
     def _steps(
-        self, loaded: LoadedModel, task: Task
+        self, loaded: LoadedModel, source: Source, task: Task
     ) -> Generator[Step, None, tuple[Separated, int]]:
         """Read, separate, write; the result and how many samples were clipped."""
-        folder, text_encoder = self._open()
         parameters = SeparateParameters.model_validate(dict(task.parameters))
         asked = request.from_parameters(parameters)
-        rate_hz = folder.config.audio_codec.sample_rate
+        rate_hz = loaded.config.audio_codec.sample_rate
         arrays = HostArrays(task.output_dir)
-        limits = footprint.limits(folder.config, self._settings.window_ms)
-        place = Workplace(loaded, text_encoder, arrays, limits)
+        limits = footprint.limits(loaded.config, self._settings.window_ms)
+        place = Workplace(loaded, source.text_encoder, arrays, limits)
 
         def points_for(sha256: str) -> ResumePoints:
             key = self._resume_key(place, asked, sha256)
@@ -232,17 +210,6 @@ class SeparationEngine:
         heap.trim()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _result(
-    done: tuple[Separated, int], seconds: Mapping[Phase, float], load_ms: int
-) -> StageResult:
-    separated, clipped = done
-    return StageResult(
-        files=tuple(OutputFile(name, f"{name}.wav", "audio/wav") for name in output.NAMES),
-        notes=output.notes_on(separated, clipped),
-        numbers={**numbers(separated, seconds, load_ms), "clipped_count": clipped},
-    )
 
 
 def _ms_since(begun: float) -> int:
