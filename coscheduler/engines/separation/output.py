@@ -15,7 +15,7 @@ from coscheduler.engines.separation.ranking import BLOCK_SAMPLES
 from coscheduler.engines.separation.request import Request
 from coscheduler.engines.separation.separate import Separated
 from coscheduler.engines.separation.steps import Step, Steps
-from coscheduler.engines.streaming.host_arrays import HostArrays
+from coscheduler.engines.streaming.host_arrays import HostArrays, disk_fault
 
 NAMES = ("target", "residual")
 TARGET, RESIDUAL = 0, 1
@@ -43,7 +43,7 @@ def finish(
 def write(signals: tuple[Tensor, ...], rate_hz: int, folder: Path) -> Generator[Step, None, int]:
     """Write target.wav and residual.wav, 16-bit; returns how many samples were clipped.
 
-    Raises EngineFault OUTPUT_NOT_FINITE, OSError.
+    Raises EngineFault OUTPUT_NOT_FINITE, DISK_FULL or WORK_FOLDER_UNUSABLE.
     """
     clipped = 0
     for name, signal in zip(NAMES, signals, strict=True):
@@ -54,6 +54,8 @@ def write(signals: tuple[Tensor, ...], rate_hz: int, folder: Path) -> Generator[
             except StopIteration as stop:
                 clipped += stop.value
                 break
+            except OSError as error:
+                raise disk_fault(error, folder, 2 * len(signal)) from error
             yield _WRITING
     return clipped
 

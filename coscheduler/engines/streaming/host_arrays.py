@@ -35,7 +35,7 @@ class HostArrays:
                 os.posix_fallocate(file.fileno(), 0, max(size, 1))
                 return _mapped(file.fileno(), size).view(shape)
         except OSError as error:
-            raise _disk_fault(error, self._folder, size) from error
+            raise disk_fault(error, self._folder, size) from error
 
     def collect(self, blocks: Iterable[NDArray[np.float32]]) -> Generator[int, None, Tensor]:
         """All blocks (float32 [n]) one after the other, float32 [N]; yields the count so far.
@@ -49,7 +49,7 @@ class HostArrays:
                 try:
                     file.write(np.ascontiguousarray(block, dtype=np.float32).data)
                 except OSError as error:
-                    raise _disk_fault(error, self._folder, 4 * count) from error
+                    raise disk_fault(error, self._folder, 4 * count) from error
                 yield count
             file.flush()
             return _mapped(file.fileno(), 4 * count)
@@ -61,7 +61,10 @@ def _mapped(descriptor: int, size: int) -> Tensor:
     return torch.frombuffer(mmap.mmap(descriptor, size), dtype=torch.float32)
 
 
-def _disk_fault(error: OSError, folder: Path, size: int) -> EngineFault:
+def disk_fault(error: OSError, folder: Path, size: int) -> EngineFault:
+    """What a failed write of `size` bytes below `folder` means: DISK_FULL, else
+    WORK_FOLDER_UNUSABLE.
+    """
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return EngineFault(
             "WORK_FOLDER_UNUSABLE", f"cannot write below {folder}: {error.strerror}", folder=folder
