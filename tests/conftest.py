@@ -4,11 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from coscheduler import config
 from coscheduler.config import Settings
 from coscheduler.demo import models
+
+# Times are not tested: a busy machine must not fail an example.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parent.parent
 
