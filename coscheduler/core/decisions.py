@@ -1,8 +1,9 @@
 """What one waiting job may do now. Reads the scheduler's state, changes nothing, returns an intent.
 
-A turn, in this order (the numbers are repeated in the code):
+A turn comes to each engine's first job in rank order whose input is there (`scheduler.py`). In this
+order (the numbers are repeated in the code):
 
-    1. its input is not there, or a job before it wants the engine   -> Wait
+    1. its stage is paused                                           -> GoOn when a slot is free
     2. the engine is not configured or unusable                      -> GiveUp
     3. the engine is busy, or leased to another job                  -> Wait; preempt a lower class
     4. nothing that is good enough ever fits the budget              -> GiveUp
@@ -31,7 +32,7 @@ from dataclasses import replace
 from coscheduler.core import planner
 from coscheduler.core.engine_state import BUSY, EngineState, Limits, Phase
 from coscheduler.core.intents import Bring, GiveUp, Go, GoOn, Intent, Turn, Wait
-from coscheduler.core.jobs import JobBook, current_index, waits_in_line
+from coscheduler.core.jobs import JobBook, current_index
 from coscheduler.core.ledger import Ledger, Part
 from coscheduler.core.model import ENGINE_OF, EngineName, Job, Option, StageState, total_bytes
 from coscheduler.core.policy import RankKey, rank_key
@@ -60,12 +61,9 @@ class Decider:
     def consider(self, turn: Turn) -> Intent:
         """The intent of the job whose turn it is."""
         stage, engine = turn.stage, turn.engine
-        if stage.state is StageState.PAUSED:
+        if stage.state is StageState.PAUSED:  # 1
             return self._consider_paused(turn)
         state = self._engines.get(engine)
-        is_leased = state is not None and state.leased_to == turn.job.name
-        if not stage.input.artifact or (engine in turn.claimed and not is_leased):  # 1
-            return Wait(waits_in_line(stage))
         if state is None:  # 2
             return GiveUp(not_configured(stage))
         if state.failure is not None:
@@ -108,9 +106,8 @@ class Decider:
         if len(running) < self._limits.compute_slots:
             return None
         victims = [state for state in running if self._gives_way(turn.job, state)]
-        is_on_the_way = any(state.asked == "pause" for state in running)
         last = max(victims, key=lambda state: self._rank_key(state.job), default=None)
-        pause = () if last is None or is_on_the_way else (last.name,)
+        pause = () if last is None else (last.name,)
         slots = self._limits.compute_slots
         return Wait(f"a compute slot: {len(running)} of {slots} are busy", pause=pause)
 
@@ -165,8 +162,6 @@ class Decider:
         self, turn: Turn, request: planner.Request, tier: int, wait: Wait
     ) -> Wait:  # 10, 11, 12
         """`wait`, with the evictions or preemptions that would end it; itself without any."""
-        if turn.spare_bytes is not None:
-            return wait
         plan = planner.plan(request, tier, self._room(turn))
         if plan is not None:
             needed = _needed(request, plan.option)

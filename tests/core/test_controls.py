@@ -94,6 +94,15 @@ def test_an_idle_engine_is_ended_when_asked_and_a_busy_one_after_its_stage() -> 
     assert story.on(ev.Stopped(S)) == [Load(S, "full", "jobs/3")]
 
 
+def test_a_pin_ends_a_request_to_leave() -> None:
+    story = Story()
+    story.submit(job())
+    story.loaded(S)
+    story.on(ev.UnloadRequested(S))
+    story.on(ev.PinRequested(S, True))
+    assert story.done(S, "jobs/1") == []
+
+
 def test_a_pinned_engine_is_no_victim_and_stays_when_idle() -> None:
     story = Story(capacity=200)
     served(story)

@@ -4,7 +4,7 @@ from coscheduler.core import events as ev
 from coscheduler.core.learning import Learned
 from coscheduler.core.model import Priority, StageKind, total_bytes
 from tests.core.build import S, T, description, job, limits, option
-from tests.core.story import Story
+from tests.core.story import OOPS, Story
 
 ALL = tuple(StageKind)
 
@@ -103,3 +103,13 @@ def test_what_was_learned_of_bytes_is_on_a_line_of_its_own_in_every_phase() -> N
     twin = learned.copy()
     twin.run_bytes["full"] = 0
     assert learned.run_bytes["full"] == 5
+
+
+def test_only_a_stage_that_ran_once_teaches_how_long_a_run_takes() -> None:
+    story = Story()
+    story.submit(job())
+    story.loaded(S)
+    story.on(ev.StageFailed(S, "jobs/1", OOPS, True, 120), after_ms=5_000)
+    story.done(S, "jobs/1")
+    learned = story.scheduler.engines[S].learned
+    assert learned.expected_run_ms(option(), 10_000) == 100, "as predicted"

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from coscheduler.core import events as ev
-from coscheduler.core.commands import Load, Preempt, Run, Stop, Unload
+from coscheduler.core.commands import Load, Pause, Preempt, Run, Stop, Unload
 from coscheduler.core.ledger import Part
-from coscheduler.core.model import Failure, JobState, Priority, StageKind
+from coscheduler.core.model import Failure, Job, JobState, Priority, StageKind
 from coscheduler.errors import Refused
 from tests.core.build import A, S, T, description, job, limits, option
-from tests.core.story import Story
+from tests.core.story import OOPS, Story
 
 FULL = Failure("OUT_OF_MEMORY", "no more")
 TRANSCRIBE, ANALYZE = StageKind.TRANSCRIBE, StageKind.ANALYZE
@@ -129,6 +129,84 @@ def test_an_engine_that_loads_long_is_kept_for_three_loads() -> None:
     assert story.on(ev.Ticked(), after_ms=10) == [Unload(S)]
 
 
+# ---- who gives way -------------------------------------------------------------------------------
+
+OLD = job("jobs/old", priority=Priority.BATCH)
+LATE_MS = 2 * 60_000 + 2  # a job of the highest class that comes then ranks after OLD
+
+
+def late(kind: StageKind) -> Job:
+    return job("jobs/late", kind, priority=Priority.INTERACTIVE, arrival_ms=LATE_MS)
+
+
+def test_an_aged_stage_is_not_stopped_for_memory_nor_paused_for_a_slot() -> None:
+    narrow = Story(capacity=200)
+    narrow.submit(OLD)
+    narrow.loaded(S)
+    assert narrow.submit(late(TRANSCRIBE)) == []
+    single = Story(lim=limits(compute_slots=1))
+    single.submit(OLD)
+    single.loaded(S)
+    assert single.submit(late(TRANSCRIBE)) == [Load(T, "full", "jobs/late")]
+    assert single.loaded(T) == []
+
+
+def test_one_stage_is_paused_for_one_slot() -> None:
+    story = Story(lim=limits(compute_slots=2))
+    story.submit(OLD, job("jobs/batch", TRANSCRIBE, priority=Priority.BATCH, arrival_ms=5))
+    story.loaded(S)
+    story.loaded(T)
+    story.submit(job("jobs/urgent", ANALYZE, priority=Priority.INTERACTIVE))
+    assert story.loaded(A) == [Pause(T, "jobs/batch")], "the last in rank"
+    assert story.on(ev.Ticked()) == []
+
+
+def test_an_engine_that_a_job_before_it_waits_to_use_is_no_victim() -> None:
+    story = Story(capacity=280, lim=limits(compute_slots=1))
+    idle_separation(story)
+    story.submit(job("jobs/long", TRANSCRIBE))
+    story.loaded(T)
+    story.submit(job("jobs/next", arrival_ms=5))
+    assert "compute slot" in story.scheduler.waiting_for("jobs/next")
+    assert story.submit(job("jobs/behind", ANALYZE, arrival_ms=9)) == []
+
+
+def test_what_is_on_its_way_back_leaves_room_for_those_behind_the_head() -> None:
+    story = Story(capacity=290, analysis=option(weights=30, run=20))
+    idle_separation(story)
+    story.on(ev.LoadRequested(A))
+    story.loaded(A, resident=30)
+    story.on(ev.PinRequested(A, True))
+    assert story.scheduler.ledger.free_bytes == 290 - 110 - 40
+    story.on(ev.Described(T, description(T, option(weights=140))))
+    assert story.submit(job("jobs/head", TRANSCRIBE)) == [Unload(S)]
+    assert story.submit(job("jobs/small", ANALYZE, arrival_ms=9)) == [Run(A, "jobs/small", 0)]
+
+
+def test_nobody_evicts_behind_a_head_that_may_not() -> None:
+    story = Story(capacity=240, lim=limits(resident_ms_min=2_000))
+    idle_separation(story, Priority.INTERACTIVE)
+    story.submit(job("jobs/second", ANALYZE, priority=Priority.INTERACTIVE))
+    story.loaded(A)
+    story.done(A, "jobs/second")
+    story.on(ev.CapacityChanged(235))
+    story.submit(job("jobs/old", TRANSCRIBE, priority=Priority.BATCH))
+    assert "kept a little" in story.scheduler.waiting_for("jobs/old")
+    assert story.submit(late(StageKind.SEPARATE)) == []
+    assert story.on(ev.CancelRequested("jobs/old")) == [Unload(A)]
+
+
+def test_an_engine_that_a_waiting_job_wants_does_not_leave_for_being_idle() -> None:
+    story = Story(lim=limits(compute_slots=1))
+    idle_separation(story)
+    story.submit(job("jobs/long", TRANSCRIBE))
+    story.loaded(T)
+    story.submit(job("jobs/next", arrival_ms=5))
+    assert story.on(ev.Ticked(), after_ms=400_000) == []
+    story.on(ev.CancelRequested("jobs/next"))
+    assert story.on(ev.Ticked()) == [Unload(S)]
+
+
 # ---- running out of memory -----------------------------------------------------------------------
 
 BIG, SMALL = option("big", 100, 20, speed=1), option("small", 40, 20, speed=50)
@@ -200,6 +278,25 @@ def test_what_ran_out_of_memory_is_tried_again_later() -> None:
     assert story.scheduler.next_wakeup_ms is not None
     story.on(ev.Ticked(), after_ms=60_000)
     assert story.submit(job("jobs/2")) == [Load(S, "big", "jobs/2")]
+
+
+def test_attempts_that_gave_way_or_ran_out_of_memory_do_not_use_up_the_others() -> None:
+    story = ladder(BIG, SMALL, attempts_max=2)
+    story.loaded(S)
+    for _ in range(2):
+        story.on(ev.CapacityChanged(10, budget_bytes=200))
+        story.on(ev.StageStopped(S, "jobs/1"))
+        story.on(ev.Stopped(S))
+        story.on(ev.CapacityChanged(200))
+        assert story.loaded(S) == [Run(S, "jobs/1", 0)]
+    story.on(ev.StageFailed(S, "jobs/1", FULL, True, 120))
+    story.on(ev.Unloaded(S))
+    story.loaded(S, resident=40)
+    assert story.on(ev.StageFailed(S, "jobs/1", OOPS, True, 60)) == [Run(S, "jobs/1", 0)]
+    stage = story.stored["jobs/1"].stages[0]
+    assert (stage.attempt_count, stage.preempt_count, stage.oom_count) == (5, 2, 1)
+    story.on(ev.StageFailed(S, "jobs/1", OOPS, True, 60))
+    assert story.state("jobs/1") is JobState.FAILED
 
 
 # ---- peaks above the prediction ------------------------------------------------------------------

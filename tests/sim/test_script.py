@@ -1,5 +1,8 @@
 """scripts/simulate: worlds by their seeds, and journals."""
 
+import importlib.machinery
+import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +36,22 @@ def test_a_journal_is_replayed_and_a_difference_is_shown(tmp_path: Path) -> None
     assert other.returncode == 1
     assert "line 3, Submitted" in other.stdout and "1 decided otherwise" in other.stdout
     assert simulate("--replay", tmp_path / "none").returncode == 2
+
+
+def test_every_mutation_still_fits_the_source(tmp_path: Path) -> None:
+    """scripts/mutate takes minutes; that its list is not stale is seen at once."""
+    path = str(ROOT / "scripts" / "mutate")
+    loader = importlib.machinery.SourceFileLoader("mutate", path)
+    spec = importlib.util.spec_from_loader("mutate", loader)
+    assert spec is not None
+    mutate = importlib.util.module_from_spec(spec)
+    sys.modules["mutate"] = mutate  # its dataclass looks itself up
+    loader.exec_module(mutate)
+    mutations = mutate.read_list(mutate.LIST)
+    assert len(mutations) >= 80
+    assert len({mutation.name for mutation in mutations}) == len(mutations)
+    for mutation in mutations:
+        folder = tmp_path / "coscheduler" / "core"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(ROOT / "coscheduler" / "core", folder)
+        mutation.apply(tmp_path)

@@ -1,5 +1,7 @@
 """Many seeded worlds: what must hold in every one of them."""
 
+import os
+
 import pytest
 
 from coscheduler.core.model import JobState, StageState
@@ -7,8 +9,9 @@ from coscheduler.core.scheduler import Scheduler
 from tests.sim.scenarios import random_world
 from tests.sim.simulator import World
 
-SEEDS_CALM = range(60)
-SEEDS_BAD = range(1000, 1140)
+WORLDS = int(os.environ.get("SIMULATED_WORLDS", "200"))
+SEEDS_CALM = range(WORLDS * 3 // 10)
+SEEDS_BAD = range(1000, 1000 + WORLDS - len(SEEDS_CALM))
 
 
 @pytest.mark.parametrize("seed", SEEDS_CALM)
