@@ -240,20 +240,7 @@ class Scheduler:
         self.ledger.set_capacity(event.capacity_bytes, event.budget_bytes)
 
     def _on_ticked(self, event: ev.Ticked) -> None:
-        del event
-        wanted = {ENGINE_OF[job.stages[current_index(job)].kind] for job in self._jobs.all()}
-        for state in self.engines.values():
-            if state.name not in wanted and not state.is_pinned:
-                self._unload_if_idle(state)
-
-    def _unload_if_idle(self, state: EngineState) -> None:
-        idle_ms = self._jobs.now_ms - state.since_ms
-        if idle_ms < self.limits.keep_alive_ms:
-            return
-        if state.phase is Phase.LOADED:
-            self._actions.unload(state, f"idle for {idle_ms} ms")
-        elif state.phase is Phase.STARTED:
-            self._actions.stop(state, f"idle for {idle_ms} ms")
+        """Time is looked at after every event: see `_unload_idle`."""
 
     # ---- deciding ----------------------------------------------------------------------------
 
@@ -265,6 +252,7 @@ class Scheduler:
         claimed, spare_bytes = self._take_turns()
         if not self.is_draining:
             self._controls.fulfil_wishes(claimed, spare_bytes)
+        self._unload_idle()
 
     def _take_turns(self) -> tuple[frozenset[EngineName], int | None]:
         """Each engine's first job in rank order has its turn, and so have those that an engine was
@@ -294,6 +282,18 @@ class Scheduler:
             if name in self._jobs:
                 claimed |= {engine}
         return claimed, spare_bytes
+
+    def _unload_idle(self) -> None:
+        """Engines whose keep-alive ran out and that nobody waits for leave, step by step."""
+        since_ms = self._jobs.now_ms - self.limits.keep_alive_ms
+        idle = [s for s in self.engines.values() if s.is_idle and s.since_ms <= since_ms]
+        if not idle:
+            return
+        wanted = {ENGINE_OF[job.stages[current_index(job)].kind] for job in self._jobs.all()}
+        for state in idle:
+            if state.name not in wanted and not state.is_pinned:
+                leave = self._actions.unload if state.phase is Phase.LOADED else self._actions.stop
+                leave(state, f"idle for {self._jobs.now_ms - state.since_ms} ms")
 
     def _special(self) -> set[str]:
         """Jobs that have a turn although others come first on their engine."""

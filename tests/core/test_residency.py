@@ -203,8 +203,7 @@ def test_an_engine_that_a_waiting_job_wants_does_not_leave_for_being_idle() -> N
     story.loaded(T)
     story.submit(job("jobs/next", arrival_ms=5))
     assert story.on(ev.Ticked(), after_ms=400_000) == []
-    story.on(ev.CancelRequested("jobs/next"))
-    assert story.on(ev.Ticked()) == [Unload(S)]
+    assert story.on(ev.CancelRequested("jobs/next")) == [Unload(S)]
 
 
 # ---- running out of memory -----------------------------------------------------------------------

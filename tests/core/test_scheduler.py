@@ -341,6 +341,27 @@ def test_idle_engines_are_unloaded_then_stopped_but_not_while_wanted() -> None:
     assert story.on(ev.Ticked(), after_ms=300_000) == [Stop(S)]
 
 
+def test_an_engine_that_is_unpinned_after_its_time_leaves_at_once() -> None:
+    story = Story()
+    story.submit(job())
+    story.loaded(S)
+    story.done(S, "jobs/1")
+    story.on(ev.PinRequested(S, True))
+    story.on(ev.Ticked(), after_ms=400_000)
+    assert story.on(ev.PinRequested(S, False)) == [Unload(S)]
+
+
+def test_keep_alives_that_end_together_both_end() -> None:
+    """Whatever event comes at that moment: no tick comes for a time that has passed."""
+    story = Story()
+    story.submit(job("jobs/1"), job("jobs/2", StageKind.TRANSCRIBE))
+    story.loaded(S)
+    story.done(S, "jobs/1")
+    story.loaded(T)
+    story.done(T, "jobs/2")
+    assert story.on(ev.CancelRequested("none"), after_ms=400_000) == [Unload(S), Unload(T)]
+
+
 def test_a_smaller_budget_sends_idle_engines_away() -> None:
     story = Story()
     story.submit(job())
