@@ -114,11 +114,13 @@ class Decider:
     def _run_or_make_room(self, turn: Turn, state: EngineState) -> Intent:  # 8
         option, duration_ms = state.loaded_option(), turn.stage.duration_ms
         assert option is not None
-        if state.leased_to == turn.job.name:
-            return Go(self._ledger.entries()[state.name, Part.RUN].lines)
         lines = option.run_lines(duration_ms)
+        if state.leased_to == turn.job.name:
+            lines = self._ledger.entries()[state.name, Part.RUN].lines
+        if self._ledger.overdraft_bytes:
+            return Wait("memory on its way back: the budget shrank")
         needed, free = total_bytes(lines), self._room(turn).free_bytes
-        free += self._ledger.bytes_of(state.name, Part.RUN)  # of a lease that gives way
+        free += self._ledger.bytes_of(state.name, Part.RUN)  # of its lease, or one that gives way
         if needed <= free:
             return Go(lines)
         wait = Wait(f"memory: {needed} bytes to run, {free} free", needed)

@@ -59,6 +59,20 @@ def test_a_lease_ends_with_its_job() -> None:
     assert story.scheduler.ledger.bytes_of(S, Part.RUN) == 0
 
 
+def test_a_lease_is_not_used_while_the_budget_is_overdrawn() -> None:
+    story = Story(capacity=400, lim=limits(compute_slots=1))
+    story.on(ev.LoadRequested(A))
+    story.loaded(A)
+    story.submit(job("jobs/other", TRANSCRIBE), job("jobs/asked", arrival_ms=9))
+    story.loaded(T)
+    story.loaded(S)
+    assert story.scheduler.ledger.used_bytes == 110 + 130 + 130
+    assert story.on(ev.CapacityChanged(300)) == [Stop(A)]
+    assert story.done(T, "jobs/other") == []
+    assert "the budget shrank" in story.scheduler.waiting_for("jobs/asked")
+    assert story.on(ev.Stopped(A)) == [Run(S, "jobs/asked", 0)]
+
+
 # ---- grouping ------------------------------------------------------------------------------------
 
 
