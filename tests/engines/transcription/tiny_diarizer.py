@@ -71,7 +71,7 @@ def _segmentation() -> Any:
         powerset_max_classes=2,
         permutation_invariant=True,
     )
-    model.build()
+    model.build()  # type: ignore[no-untyped-call]
     torch.nn.init.zeros_(model.classifier.bias)
     with torch.no_grad():
         model.classifier.bias[1] = 10.0  # of the powerset: nobody, a, b, c, a and b, ...
