@@ -5,6 +5,7 @@ the user's own token and consent, and a folder's files all come from one commit.
 is checked once against the sha256 by which the hub names large files.
 """
 
+import errno
 import hashlib
 import re
 from dataclasses import dataclass
@@ -92,6 +93,10 @@ def _file(
             "set HF_TOKEN or pass a token",
             repository=source.name,
         ) from None
+    except errors.LocalEntryNotFoundError as error:
+        if offline:
+            raise _missing(source, name, offline, error) from None
+        raise _unreachable(source, name, error) from None
     except (
         errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError,
     ) as error:  # fmt: skip
@@ -114,8 +119,10 @@ def _missing(source: Repository, name: str, offline: bool, error: Exception) -> 
 
 def _unreachable(source: Repository, name: str, error: OSError) -> EngineFault:
     """`requests` derives its errors from OSError; a full disk is one too."""
-    if error.errno is not None and error.filename is not None:
-        return EngineFault("DISK_FULL", f"cannot keep {name} of {source.name}: {error.strerror}")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EngineFault(
+            "DISK_FULL", f"no room for {name} of {source.name}", repository=source.name, file=name
+        )
     return EngineFault(
         "HUB_UNREACHABLE",
         f"{name} of {source.name} cannot be fetched: {_first_line(error)}",

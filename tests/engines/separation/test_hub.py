@@ -1,7 +1,9 @@
 """Repositories of the hub: the real client against a small server that speaks its protocol."""
 
+import errno
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -172,10 +174,21 @@ def test_a_wrong_checksum_is_found_and_the_file_deleted(filled: Hub, tmp_path: P
     assert fetch(filled, tmp_path).is_dir()
 
 
-def test_an_unreachable_hub_is_told(tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # the library waits between its tries
     with pytest.raises(EngineFault) as caught:
         hub.fetch(Repository("a/b"), MODEL_FILES, cache_dir=tmp_path, endpoint="http://127.0.0.1:9")
-    assert caught.value.reason in ("HUB_UNREACHABLE", "MODEL_MISSING")
+    assert caught.value.reason == "HUB_UNREACHABLE"
+
+
+def test_a_full_disk_is_told(filled: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
+    with pytest.raises(EngineFault) as caught:
+        fetch(filled, tmp_path)
+    assert caught.value.reason == "DISK_FULL"
 
 
 def test_a_model_and_its_text_encoder_load_from_the_hub(filled: Hub, tmp_path: Path) -> None:
