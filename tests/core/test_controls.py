@@ -188,3 +188,15 @@ def test_a_scheduler_from_a_state_decides_as_the_one_that_it_was_taken_from() ->
     assert state.engines[0].phase is Phase.LOADING, "a state is a copy"
     assert replace(state, jobs=()) != state
     assert story.stored["jobs/1"].state is JobState.RUNNING
+
+
+def test_a_state_comes_back_whole() -> None:
+    story = Story()
+    served(story)
+    story.on(ev.CapacityChanged(500, budget_bytes=900))
+    story.on(ev.PinRequested(S, True))
+    story.on(ev.DrainRequested())
+    story.submit(job("jobs/2"))
+    state = story.scheduler.state()
+    assert (state.budget_bytes, state.is_draining) == (900, True)
+    assert Scheduler.from_state(state).state() == state
