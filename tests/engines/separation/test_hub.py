@@ -85,6 +85,12 @@ def server() -> Iterator[Hub]:
     http.server_close()
 
 
+@pytest.fixture(autouse=True)
+def _online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub of these tests is on this machine; elsewhere the tests keep the library offline."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
 @pytest.fixture
 def filled(server: Hub, models: Path) -> Hub:
     server.repositories = {
