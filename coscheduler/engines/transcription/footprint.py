@@ -24,7 +24,7 @@ RECORDING_BYTES_PER_SECOND = 4 * SAMPLE_RATE_HZ
 TEXT_TOKENS_MAX = 224  # half of the text positions: the other half is kept for a prompt
 
 VAD_WEIGHT_BYTES = 6 * MIB  # of the model that whisperx brings
-VAD_WORKSPACE_BYTES = {"cpu": 42 * MIB, "cuda": 180 * MIB}  # for one batch of its windows
+VAD_WORKSPACE_BYTES = {"cpu": 36 * MIB, "cuda": 180 * MIB}  # for one batch of its windows
 VAD_BYTES_PER_SECOND = 4 * 1024  # scores, and the frame times of the thresholding
 VAD_LOAD_BYTES = 34 * MIB  # its checkpoint while it is being read
 HEAP_BYTES = 12 * MIB  # freed pages that the C heap keeps, and kernels compiled for new shapes
