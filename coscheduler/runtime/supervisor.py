@@ -117,6 +117,8 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_progress: dict[EngineName, Callable[[msg.TaskProgress], None]] = {}
         self._jobs: dict[EngineName, str] = {}  # what runs there
+        self._at_work: set[EngineName] = set()  # a command is being carried out
+        self._deaths_at_work: dict[EngineName, Failure] = {}  # within it, not told yet
         self._undelivered_deaths: set[EngineName] = set()
         self._closing = False
 
@@ -181,7 +183,12 @@ class Supervisor:
     # ---- commands ----------------------------------------------------------------------------
 
     async def _guard(self, engine: EngineName, work: Awaitable[ev.Event]) -> None:
-        """Run a command; whatever happens, exactly one event comes of it."""
+        """Run a command; whatever happens, exactly one event comes of it.
+
+        A child that dies between two requests of a command, or while its results are kept, dies
+        within the command: the next request says so, or the death is told after the answer.
+        """
+        self._at_work.add(engine)
         try:
             event = await work
         except ChildEnded as ended:
@@ -194,7 +201,15 @@ class Supervisor:
             failure = Failure("SUPERVISOR_ERROR", repr(error))
             await self._end(engine, failure)
             event = ev.EngineDied(engine, failure)
+        self._at_work.discard(engine)
         self._post(event)
+        death = self._deaths_at_work.pop(engine, None)
+        if death is not None and not isinstance(event, ev.EngineDied | ev.Stopped):
+            self._tell_death(engine, death)
+
+    def _tell_death(self, engine: EngineName, failure: Failure) -> None:
+        self._undelivered_deaths.add(engine)
+        self._post(ev.EngineDied(engine, failure))
 
     async def _describe(self, engine: EngineName) -> None:
         """In a process of its own: early, and a file that breaks the reader breaks nothing else."""
@@ -203,10 +218,12 @@ class Supervisor:
             child = await self._children.spawn(engine, early=True)
             child.is_expected_to_end = True
             self._go(self._read(child))
-            answer = await self._ask(child, msg.Describe(), self._limits.start_ms_max)
+            try:
+                answer = await self._ask(child, msg.Describe(), self._limits.start_ms_max)
+            finally:
+                child.end()
             assert isinstance(answer, msg.Described)
             event = ev.Described(engine, await self._remembered(answer.description))
-            child.end()
         except (RequestFailed, ChildEnded) as failed:
             event = ev.DescribeFailed(engine, failed.failure)
         except CoschedulerError as error:
@@ -371,6 +388,11 @@ class Supervisor:
 
     async def _ask(self, child: Child, request: msg.Request, silence_ms_max: int) -> msg.Answer:
         """One request, one answer. A child silent for longer than the limit is ended."""
+        if child.ended.done():
+            gone = Failure(
+                "ENGINE_CRASHED", f"the {child.engine} engine ended between two requests"
+            )
+            raise ChildEnded(self._deaths_at_work.get(child.engine, gone))
         reply: asyncio.Future[msg.Answer] = asyncio.get_running_loop().create_future()
         child.reply = reply
         child.heard_ms = self._clock.now_ms()
@@ -406,9 +428,12 @@ class Supervisor:
             del self._live[child.engine]
         if child.reply is not None and not child.reply.done():
             child.reply.set_exception(ChildEnded(failure))
-        elif not child.is_expected_to_end:
-            self._undelivered_deaths.add(child.engine)
-            self._post(ev.EngineDied(child.engine, failure))
+        elif child.is_expected_to_end:
+            return
+        elif child.engine in self._at_work:
+            self._deaths_at_work[child.engine] = failure
+        else:
+            self._tell_death(child.engine, failure)
 
     def _hear(self, child: Child, answer: msg.Answer) -> None:
         child.heard_ms = self._clock.now_ms()

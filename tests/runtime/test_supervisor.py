@@ -1,10 +1,17 @@
 """Engines that do not do what they should: each is ended, and its bytes are free again."""
 
+import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
-from coscheduler.core.model import EngineName, JobState
+import pytest
+
+from coscheduler.core.model import EngineName, JobState, Output
+from coscheduler.runtime.artifacts import Artifacts
+from coscheduler.runtime.daemon import Daemon
+from coscheduler.runtime.store import Store
 from tests.runtime.support import (
     TRANSCRIBE,
     final,
@@ -79,5 +86,71 @@ def test_an_idle_engine_that_dies_is_noticed_and_comes_back_when_wanted(tmp_path
             job = (await final(daemon, second)).job
             assert job.state is JobState.SUCCEEDED
             assert victim.pid not in {view.pid for view in (await daemon.gpu()).engines}
+
+    run(story())
+
+
+async def until_gone(daemon: Daemon, pid: int) -> None:
+    for _ in range(10_000):
+        if pid not in {view.pid for view in (await daemon.gpu()).engines}:
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError(f"process {pid} is still there")
+
+
+def test_an_engine_that_dies_while_its_results_are_kept_has_done_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer counts, its death is told after it, and the next job gets a new process."""
+    adopt = Artifacts.adopt
+    victims: list[int] = []
+
+    async def story() -> None:
+        async with running(settings(tmp_path)) as daemon:
+
+            async def adopt_from_the_dead(self: Artifacts, *given: Any) -> tuple[Output, ...]:
+                view = next(v for v in (await daemon.gpu()).engines if v.state == "running")
+                if not victims:
+                    victims.append(view.pid)
+                    os.kill(view.pid, signal.SIGKILL)
+                    await until_gone(daemon, view.pid)
+                return await adopt(self, *given)
+
+            monkeypatch.setattr(Artifacts, "adopt", adopt_from_the_dead)
+            source = await upload(daemon, recording())
+            first = (await daemon.create_job(request("a", source, TRANSCRIBE))).job.name
+            ended = (await final(daemon, first)).job
+            assert ended.state is JobState.SUCCEEDED
+            assert (ended.stages[0].attempt_count, ended.stages[0].waited_for) == (1, ())
+            second = (await daemon.create_job(request("b", source, TRANSCRIBE))).job.name
+            assert (await final(daemon, second)).job.state is JobState.SUCCEEDED
+            assert victims[0] not in {view.pid for view in (await daemon.gpu()).engines}
+
+    run(story())
+
+
+def test_an_engine_that_dies_between_start_and_load_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = Store.put_measurement
+    victims: list[int] = []
+
+    async def story() -> None:
+        async with running(settings(tmp_path)) as daemon:
+
+            async def put_and_kill(self: Store, *given: Any) -> None:
+                await put(self, *given)
+                view = next(v for v in (await daemon.gpu()).engines if v.state == "loading")
+                if not victims:
+                    victims.append(view.pid)
+                    os.kill(view.pid, signal.SIGKILL)
+                    await until_gone(daemon, view.pid)
+
+            monkeypatch.setattr(Store, "put_measurement", put_and_kill)
+            source = await upload(daemon, recording())
+            name = (await daemon.create_job(request("a", source, TRANSCRIBE))).job.name
+            ended = (await final(daemon, name)).job
+            assert ended.state is JobState.SUCCEEDED
+            assert ended.stages[0].attempt_count == 2
 
     run(story())
