@@ -29,9 +29,6 @@ class CoschedulerError(Exception):
         self.message = message
         self.numbers: dict[str, str] = {key: str(value) for key, value in numbers.items()}
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self).kind, self.reason, self.message, self.numbers)
-
 
 class InvalidInput(CoschedulerError):
     """The caller's data or parameters are wrong; the same call will always fail."""
@@ -88,10 +85,6 @@ _BY_KIND: dict[str, type[CoschedulerError]] = {
         Exhausted, EngineFault, Unavailable, StoreFault,
     )
 }  # fmt: skip
-
-
-def _rebuild(kind: str, reason: str, message: str, numbers: Mapping[str, str]) -> CoschedulerError:
-    return from_parts(kind, reason, message, numbers)
 
 
 def from_parts(
