@@ -18,8 +18,8 @@ from coscheduler.config import Settings
 from coscheduler.core.model import EngineName
 from coscheduler.engines import messages as msg
 from coscheduler.engines.base import Engine, StageResult, Task
+from coscheduler.engines.peak import PeakSampler
 from coscheduler.errors import CoschedulerError
-from coscheduler.procfs import anonymous_bytes
 
 log = logging.getLogger(__name__)
 
@@ -126,17 +126,18 @@ class Host:
     def _run(self, engine: Engine, task: Task) -> msg.Answer:
         token = logs.current_job.set(task.job)
         slices = engine.slices(task)
-        try:
-            while not self._is_cancelled():
-                piece = next(slices)
-                held = anonymous_bytes("self")
-                self._answer(msg.TaskProgress(piece.done, piece.total, piece.note, held))
-        except StopIteration as stop:
-            result: StageResult = stop.value
-            return msg.TaskDone(result)
-        finally:
-            slices.close()
-            logs.current_job.reset(token)
+        with PeakSampler() as peak:
+            try:
+                while not self._is_cancelled():
+                    piece = next(slices)
+                    held = peak.highest_bytes()
+                    self._answer(msg.TaskProgress(piece.done, piece.total, piece.note, held))
+            except StopIteration as stop:
+                result: StageResult = stop.value
+                return msg.TaskDone(result, peak.highest_bytes())
+            finally:
+                slices.close()
+                logs.current_job.reset(token)
         shutil.rmtree(task.output_dir, ignore_errors=True)
         return msg.TaskStopped()
 

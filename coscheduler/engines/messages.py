@@ -116,7 +116,7 @@ class OptionLoaded:
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """A slice is done. `anonymous_bytes` is what the process saw of itself at its end."""
+    """A slice is done. `anonymous_bytes` is the most that the process held since the task began."""
 
     done: int
     total: int
@@ -127,9 +127,10 @@ class TaskProgress:
 
 @dataclass(frozen=True)
 class TaskDone:
-    """Answer to RunTask: the files are written."""
+    """Answer to RunTask: the files are written. `anonymous_bytes` is as in TaskProgress."""
 
     result: StageResult
+    anonymous_bytes: int
     type: Literal["task_done"] = "task_done"
 
 

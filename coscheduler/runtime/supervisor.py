@@ -270,9 +270,12 @@ class Supervisor:
             raise ChildEnded(Failure("ENGINE_CRASHED", f"the {command.engine} engine is gone"))
         peak = _Peak(lambda: max(0, self._used(child) - child.context_bytes))
 
-        def on_slice(slice_: msg.TaskProgress) -> None:
-            held = self._meter.reported_bytes(slice_.anonymous_bytes, child.baseline_bytes)
+        def note(answer: msg.TaskProgress | msg.TaskDone) -> None:
+            held = self._meter.reported_bytes(answer.anonymous_bytes, child.baseline_bytes)
             peak.note(held - child.context_bytes)
+
+        def on_slice(slice_: msg.TaskProgress) -> None:
+            note(slice_)
             progress = Progress(command.stage_index, slice_.done, slice_.total, slice_.note)
             self._listener.progress(job.name, progress)
 
@@ -282,6 +285,8 @@ class Supervisor:
         try:
             async with peak:
                 answer = await self._ask(child, msg.RunTask(task), self._limits.slice_ms_max)
+            if isinstance(answer, msg.TaskDone):
+                note(answer)
             return await self._finished(command, task, answer, peak.bytes)
         except RequestFailed as failed:
             return ev.StageFailed(
