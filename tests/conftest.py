@@ -1,7 +1,9 @@
 """Fixtures that more than one folder of tests needs."""
 
+import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -10,6 +12,7 @@ import pytest
 from coscheduler import config
 from coscheduler.config import Settings
 from coscheduler.demo import models
+from coscheduler.logs import JsonFormatter
 
 # Times are not tested: a busy machine must not fail an example.
 hypothesis.settings.register_profile("no deadline", deadline=None)
@@ -26,6 +29,17 @@ def tiny_models() -> Path:
         # In a process of its own: the writers import torch and more, and leave threads behind.
         subprocess.run([sys.executable, "-m", "coscheduler.demo.models", str(folder)], check=True)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def root_logger_as_before() -> Iterator[None]:
+    """A command that was called within a test logs to that test's stderr, and to no later one's."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.handlers[:] = [h for h in root.handlers if not isinstance(h.formatter, JsonFormatter)]
+    root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture
