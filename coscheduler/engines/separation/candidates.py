@@ -22,8 +22,9 @@ from coscheduler.engines.separation.ranking import Judged, MakeRanker, judge
 from coscheduler.engines.separation.recording import Recording
 from coscheduler.engines.separation.request import Request
 from coscheduler.engines.separation.resume import Point, ResumePoints
-from coscheduler.engines.separation.sampler import STEPS, Integration, Velocity
-from coscheduler.engines.separation.steps import Limits, Progress, Step, Steps
+from coscheduler.engines.separation.sampler import Integration, Velocity
+from coscheduler.engines.separation.scheme import STEPS, Limits
+from coscheduler.engines.separation.steps import Progress, Step, Steps
 from coscheduler.engines.streaming import heap
 from coscheduler.engines.streaming.host_arrays import HostArrays
 

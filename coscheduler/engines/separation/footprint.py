@@ -6,14 +6,14 @@ constants were measured on the CPU; on CUDA the convolution library usually need
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from coscheduler.core.model import Line, RunLine
 from coscheduler.engines.separation.config import ModelConfig
-from coscheduler.engines.separation.sampler import EVALUATIONS
-from coscheduler.engines.separation.steps import Limits
-from coscheduler.engines.separation.text import TextEncoderFolder, prompt_workspace_bytes
-from coscheduler.engines.streaming.prepared import SegmentEntry
+from coscheduler.engines.separation.scheme import EVALUATIONS, Limits
+from coscheduler.engines.streaming.segments import SegmentEntry
 
 MIB = 1024 * 1024
 TILE_BYTES_MAX = 24 * MIB  # of the codec's widest tensor
@@ -33,6 +33,20 @@ class Widths:
 
     encode: int
     decode: int
+
+
+class TextEncoder(Protocol):
+    """What counts of a T5 folder: its config, and its weights as one segment."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The fields of its config.json."""
+        ...
+
+    @property
+    def segment(self) -> SegmentEntry:
+        """Its weights."""
+        ...
 
 
 def widths(config: ModelConfig) -> Widths:
@@ -67,7 +81,7 @@ def _tile_frames(frame_bytes: int) -> int:
 def run_lines(
     config: ModelConfig,
     segments: tuple[SegmentEntry, ...],
-    text_encoder: TextEncoderFolder,
+    text_encoder: TextEncoder,
     window_ms: int,
 ) -> tuple[RunLine, ...]:
     """What each phase holds beside the resident weights; only the window grows with the length."""
@@ -95,6 +109,14 @@ def run_lines(
         ),
         RunLine(Line.WORKSPACE, codec_bytes(decode, reordered["decoder"]), phase="decode"),
     )
+
+
+def prompt_workspace_bytes(config: Mapping[str, Any], tokens: int) -> int:
+    """Scratch of one encoder pass over `tokens` tokens: scores and bias of the attention (four
+    copies live at once) and the widest activations.
+    """
+    heads, dim, hidden = int(config["num_heads"]), int(config["d_model"]), int(config["d_ff"])
+    return 4 * (4 * heads * tokens * tokens + tokens * (2 * hidden + 8 * dim))
 
 
 def codec_bytes(tile_bytes: int, weight_bytes: int) -> int:

@@ -14,7 +14,8 @@ from coscheduler.engines.separation.config import ModelConfig
 from coscheduler.engines.separation.layout import FORMAT, plan_segments
 from coscheduler.engines.streaming import prepared as prepared_files
 from coscheduler.engines.streaming.blocks import Block, load_block
-from coscheduler.engines.streaming.prepared import PreparedFile, SegmentEntry
+from coscheduler.engines.streaming.prepared import PreparedFile
+from coscheduler.engines.streaming.segments import SegmentEntry, lay_out
 
 OnBytes = Callable[[int, int], None]  # (done, total)
 WATERMARK = "watermark"
@@ -38,7 +39,7 @@ class ModelFolder:
         Raises EngineFault MODEL_MISSING or MODEL_CORRUPT.
         """
         checkpoint = open_checkpoint(self.checkpoint_path)
-        return prepared_files.lay_out(plan_segments(checkpoint, self.config, dtype), 0)
+        return lay_out(plan_segments(checkpoint, self.config, dtype), 0)
 
     def prepare(self, dtype: str, folder: Path, on_bytes: OnBytes) -> PreparedFile:
         """The prepared file of a precision below `folder`, made on first use.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from coscheduler.engines.base import Slice
-from coscheduler.engines.separation.sampler import STEPS
+from coscheduler.engines.separation.scheme import STEPS
 from coscheduler.engines.separation.separate import Separated
 from coscheduler.engines.separation.steps import Phase, Step
 

@@ -22,7 +22,8 @@ from coscheduler.engines.separation import transformer
 from coscheduler.engines.separation.anchors import TOKEN_IDS, Aligned, Span, align
 from coscheduler.engines.separation.codec import Decoding, Encoding, Watermark, reflect_pad
 from coscheduler.engines.separation.model import LoadedModel
-from coscheduler.engines.separation.sampler import STEPS, Integration, Windows, evaluation_times
+from coscheduler.engines.separation.sampler import Integration, Windows, evaluation_times
+from coscheduler.engines.separation.scheme import STEPS
 from coscheduler.engines.separation.transformer import Condition
 
 Array = NDArray[Any]

@@ -14,7 +14,8 @@ from coscheduler.engines.separation.codec import Encoding, reflect_pad
 from coscheduler.engines.separation.config import ModelConfig
 from coscheduler.engines.separation.model import LoadedModel
 from coscheduler.engines.separation.sampler import Windows
-from coscheduler.engines.separation.steps import Limits, Progress, Step
+from coscheduler.engines.separation.scheme import Limits
+from coscheduler.engines.separation.steps import Progress, Step
 from coscheduler.engines.streaming.host_arrays import HostArrays
 from coscheduler.errors import InvalidInput
 

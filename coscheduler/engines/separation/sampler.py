@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-STEPS = 16
-EVALUATIONS = 2 * STEPS
+from coscheduler.engines.separation.scheme import EVALUATIONS, STEPS
+
 NOISE_BLOCK_FRAMES = 256
 OVERLAP_PER_WINDOW = 6  # neighbours share at least a sixth of a window
 

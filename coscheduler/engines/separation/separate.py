@@ -19,7 +19,8 @@ from coscheduler.engines.separation.ranking import RANKERS, Judged
 from coscheduler.engines.separation.recording import Recording
 from coscheduler.engines.separation.request import Request, anchor_ids
 from coscheduler.engines.separation.resume import ResumePoints
-from coscheduler.engines.separation.steps import Limits, Progress, Step
+from coscheduler.engines.separation.scheme import Limits
+from coscheduler.engines.separation.steps import Progress, Step
 from coscheduler.engines.separation.text import TextEncoderFolder
 from coscheduler.engines.separation.velocity import WindowVelocity
 from coscheduler.engines.streaming import heap

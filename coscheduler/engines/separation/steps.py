@@ -4,18 +4,10 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal
 
-from coscheduler.engines.separation.sampler import EVALUATIONS, STEPS, Windows
+from coscheduler.engines.separation.sampler import Windows
+from coscheduler.engines.separation.scheme import EVALUATIONS, STEPS, Limits
 
 Phase = Literal["read", "text", "encode", "sample", "decode", "rank", "write", "point"]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much of a recording is on the device at once, in latent frames."""
-
-    window_frames: int
-    encode_tile_frames: int
-    decode_tile_frames: int
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from coscheduler.engines.streaming.blocks import Block, allocate
-from coscheduler.engines.streaming.prepared import SegmentEntry, SegmentPlan, TensorPlan, lay_out
+from coscheduler.engines.streaming.prepared import SegmentPlan, TensorPlan
+from coscheduler.engines.streaming.segments import SegmentEntry, lay_out
 from coscheduler.errors import EngineFault, InvalidInput
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -162,11 +163,3 @@ def _expected(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         shapes[f"{key}.1.DenseReluDense.wo.weight"] = (dim, hidden)
         shapes[f"{key}.1.layer_norm.weight"] = (dim,)
     return {name: tuple(map(int, shape)) for name, shape in shapes.items()}
-
-
-def prompt_workspace_bytes(config: Mapping[str, Any], tokens: int) -> int:
-    """Scratch of one encoder pass over `tokens` tokens: scores and bias of the attention (four
-    copies live at once) and the widest activations.
-    """
-    heads, dim, hidden = int(config["num_heads"]), int(config["d_model"]), int(config["d_ff"])
-    return 4 * (4 * heads * tokens * tokens + tokens * (2 * hidden + 8 * dim))

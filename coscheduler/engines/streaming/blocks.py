@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from coscheduler.engines.streaming.prepared import DTYPES, PreparedFile, SegmentEntry
+from coscheduler.engines.streaming.prepared import DTYPES, PreparedFile
+from coscheduler.engines.streaming.segments import SegmentEntry
 
 COPY_BYTES = 32 * 1024 * 1024  # one step of a copy, so that a load can report progress
 

@@ -20,12 +20,11 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from coscheduler.engines.streaming.segments import SegmentEntry, TensorEntry, lay_out
 from coscheduler.errors import EngineFault
 
 MAGIC = b"COSPREP1"
 PREFIX_BYTES = 16
-PAGE_BYTES = 4096
-TENSOR_ALIGN_BYTES = 64
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8,
 }  # fmt: skip
@@ -52,46 +51,6 @@ class SegmentPlan:
 
     name: str
     tensors: tuple[TensorPlan, ...]
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """Where a tensor lies: `offset` bytes from the start of its segment."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    offset: int
-
-    @property
-    def bytes(self) -> int:
-        """Size without padding."""
-        return _tensor_bytes(self.shape, self.dtype)
-
-
-@dataclass(frozen=True)
-class SegmentEntry:
-    """Where a segment lies: `offset` bytes from the start of the file, a multiple of the page."""
-
-    name: str
-    offset: int
-    bytes: int
-    tensors: tuple[TensorEntry, ...]
-
-
-def lay_out(plans: Sequence[SegmentPlan], start: int) -> tuple[SegmentEntry, ...]:
-    """Give every segment and tensor its place; `start` is where the first segment may begin."""
-    segments = []
-    offset = _align(start, PAGE_BYTES)
-    for plan in plans:
-        tensors, size = [], 0
-        for tensor in plan.tensors:
-            size = _align(size, TENSOR_ALIGN_BYTES)
-            tensors.append(TensorEntry(tensor.name, tensor.shape, tensor.dtype, size))
-            size += _tensor_bytes(tensor.shape, tensor.dtype)
-        segments.append(SegmentEntry(plan.name, offset, _align(size, PAGE_BYTES), tuple(tensors)))
-        offset += segments[-1].bytes
-    return tuple(segments)
 
 
 class PreparedFile:
@@ -289,16 +248,5 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _tensor_bytes(shape: tuple[int, ...], dtype: str) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count * DTYPES[dtype].itemsize
-
-
 def _file_bytes(segments: tuple[SegmentEntry, ...]) -> int:
     return segments[-1].offset + segments[-1].bytes
-
-
-def _align(value: int, to: int) -> int:
-    return -(-value // to) * to

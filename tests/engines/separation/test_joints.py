@@ -9,6 +9,7 @@ from torch import Tensor
 from coscheduler.engines.separation import sampler, transformer
 from coscheduler.engines.separation.model import LoadedModel
 from coscheduler.engines.separation.sampler import Integration, Windows, plan_windows
+from coscheduler.engines.separation.scheme import STEPS
 from coscheduler.engines.separation.velocity import WindowVelocity
 
 FRAMES, WINDOW, SEEDS = 150, 50, 4
@@ -29,7 +30,7 @@ def latents(loaded: LoadedModel) -> Callable[[Windows, int], Tensor]:
             sampler.draw_noise(seed, state)
             middle, speed = torch.empty(1, FRAMES, 256), torch.empty(1, FRAMES, 256)
             integration = Integration(state[None], middle, speed, windows, velocity)
-            for index in range(sampler.STEPS):
+            for index in range(STEPS):
                 for _ in integration.step(index):
                     pass
             return state

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from coscheduler.engines.separation import sampler
 from coscheduler.engines.separation.sampler import Integration, Windows, plan_windows, tapers
+from coscheduler.engines.separation.scheme import STEPS
 
 
 @given(st.integers(1, 5000), st.integers(2, 750))
@@ -67,7 +68,7 @@ def solve(windows: Windows, state: Tensor, rate: float) -> list[int]:
 
 def run(integration: Integration) -> list[int]:
     """All steps; the counts of the last one."""
-    for index in range(sampler.STEPS):
+    for index in range(STEPS):
         counts = list(integration.step(index))
     return counts
 
@@ -76,8 +77,8 @@ def run(integration: Integration) -> list[int]:
 def test_the_midpoint_rule_on_a_known_equation(frames_max: int) -> None:
     state = torch.ones(1, 40, 3)
     done = solve(plan_windows(40, frames_max), state, rate=-1.5)
-    step = -1.5 / sampler.STEPS
-    exact = (1 + step + step * step / 2) ** sampler.STEPS
+    step = -1.5 / STEPS
+    exact = (1 + step + step * step / 2) ** STEPS
     torch.testing.assert_close(state, torch.full_like(state, exact))
     assert exact == pytest.approx(math.exp(-1.5), rel=5e-3)
     assert done[-1] == 2 * len(plan_windows(40, frames_max).starts)
@@ -126,6 +127,6 @@ def test_a_copy_of_the_state_between_steps_is_all_that_the_rest_needs() -> None:
     next(abandoned)
     abandoned.close()
     second = integration(state.clone())
-    for index in range(7, sampler.STEPS):
+    for index in range(7, STEPS):
         list(second.step(index))
     assert torch.equal(second._state, whole)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from coscheduler.engines.streaming import prepared
 from coscheduler.engines.streaming.prepared import PreparedFile, SegmentPlan, TensorPlan
+from coscheduler.engines.streaming.segments import PAGE_BYTES, TENSOR_ALIGN_BYTES
 from coscheduler.errors import EngineFault
 
 SOURCE = Path("checkpoint.pt")
@@ -60,9 +61,9 @@ def test_tensors_come_back_stacked_and_cast(tmp_path: Path) -> None:
 def test_segments_start_at_pages_and_tensors_at_cache_lines(tmp_path: Path) -> None:
     file = make(tmp_path / "x.prepared")
     for segment in file.segments.values():
-        assert segment.offset % prepared.PAGE_BYTES == 0
-        assert segment.bytes % prepared.PAGE_BYTES == 0
-        assert all(t.offset % prepared.TENSOR_ALIGN_BYTES == 0 for t in segment.tensors)
+        assert segment.offset % PAGE_BYTES == 0
+        assert segment.bytes % PAGE_BYTES == 0
+        assert all(t.offset % TENSOR_ALIGN_BYTES == 0 for t in segment.tensors)
     assert file.path.stat().st_size == sum(s.bytes for s in file.segments.values()) + 4096
 
 
