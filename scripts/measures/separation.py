@@ -190,7 +190,7 @@ def evaluation(ready: LoadedModel, frames: int) -> Work:
     velocity = WindowVelocity(ready, made["features"][0], anchors, windows, memory)
 
     def run() -> None:
-        for _ in velocity(made["noisy"], 0, 5):
+        for _ in velocity([made["noisy"]], range(1), 5):
             pass
 
     return run

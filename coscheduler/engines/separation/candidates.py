@@ -1,7 +1,8 @@
 """The candidates of one prompt: noise to latents to signals, one after the other, the best kept.
 
-Candidates follow each other instead of running side by side: the device holds one window whatever
-their number. As long as every target is empty, further seeds are drawn, up to the request's limit.
+Candidates follow each other instead of running side by side: the device holds one cohort of windows
+whatever their number. As long as every target is empty, further seeds are drawn, up to the
+request's limit.
 
 An interrupted run goes on at its last saved step. Saved are the features (once), the latents of the
 best finished candidate, and the state of the one in the making; the best one's signals are decoded
@@ -56,6 +57,7 @@ class Candidates:
         model: LoadedModel,
         arrays: HostArrays,
         limits: Limits,
+        cohort: int,
         recording: Recording,
         request: Request,
         velocity: Velocity,
@@ -69,7 +71,7 @@ class Candidates:
         shape = (recording.frames, model.config.latent_channels)
         self._state, middle, speed = (arrays.zeros(*shape) for _ in range(3))
         self._integration = Integration(
-            self._state[None], middle[None], speed[None], recording.windows, velocity
+            self._state[None], middle[None], speed[None], recording.windows, velocity, cohort
         )
         self._judged: list[Judged] = []
         self._best: _Best | None = None

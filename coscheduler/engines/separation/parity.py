@@ -7,7 +7,7 @@ weights go through the real loader: checkpoint, prepared file, blocks.
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,8 @@ def _dit_case(loaded: LoadedModel, case: Case) -> Results:
     """One velocity, and on the way whatever the case names."""
     config, core = loaded.config.transformer, loaded.weights("core")
     yield from _anchor_arrays(loaded, case)
-    condition = _condition(loaded, case, _tensor(case["audio_features"]))
+    features = _tensor(case["audio_features"])
+    condition, fixed = _condition(loaded, case), _fixed(loaded, case, features)
     at = transformer.times(core, config, _tensor(case["time"]))
     now = transformer.moment(core, condition, at, torch.arange(len(case["time"])))
     yield "t", at.embedding
@@ -122,10 +123,10 @@ def _dit_case(loaded: LoadedModel, case: Case) -> Results:
     state = _tensor(case["noisy"])
     noisy = transformer.linear(state, core["noisy.weight"])
     anchors = core["anchors"][_anchor_ids(case)]
-    yield "proj", noisy + condition.fixed - anchors - core["video"]
-    yield "after_video", noisy + condition.fixed - anchors
-    yield "after_anchors", noisy + condition.fixed
-    h = transformer.embed(core, state, condition.fixed)
+    yield "proj", noisy + fixed - anchors - core["video"]
+    yield "after_video", noisy + fixed - anchors
+    yield "after_anchors", noisy + fixed
+    h = transformer.embed(core, state, fixed)
     yield "x_embedder", h
     norm = loaded.layer(0)["attention_norm"]
     yield "layer0_attn_norm", transformer.rms_norm(h, norm, config.norm_eps)
@@ -142,21 +143,22 @@ def _separate_case(loaded: LoadedModel, case: Case) -> Results:
     _, features = _encode(loaded, _tensor(case["waveforms"]))
     yield "features", features
     yield "eval_times", evaluation_times()
-    condition = _condition(loaded, case, features.transpose(1, 2))
+    condition, fixed = _condition(loaded, case), _fixed(loaded, case, features.transpose(1, 2))
     state = _tensor(case["noise"]).clone()
     seen: dict[str, Tensor] = {}
     windows = Windows(state.shape[1], state.shape[1], (0,))
     core, config = loaded.weights("core"), loaded.config.transformer
     at = transformer.times(core, config, evaluation_times())
 
-    def velocity(x: Tensor, _: int, number: int) -> Any:
+    def velocity(states: Sequence[Tensor], _: range, number: int) -> Any:
+        (x,) = states
         seen[f"state_eval{number}"] = x.clone()
         now = transformer.moment(core, condition, at, number)
-        h = transformer.embed(core, x, condition.fixed)
+        h = transformer.embed(core, x, fixed)
         for index in range(config.n_layers):
             h = transformer.layer(loaded.layer(index), config, h, now, condition)
             yield
-        return transformer.head(core, config, h, now)
+        return [transformer.head(core, config, h, now)]
 
     middle, speed = torch.empty_like(state), torch.empty_like(state)
     integration = Integration(state, middle, speed, windows, velocity)
@@ -192,18 +194,20 @@ def _encode(loaded: LoadedModel, waveform: Tensor) -> tuple[Tensor, Tensor]:
     return hidden, encoding.mean(hidden)
 
 
-def _condition(loaded: LoadedModel, case: Case, features: Tensor) -> Condition:
-    core = loaded.weights("core")
-    half = loaded.config.audio_codec.codebook_dim
+def _condition(loaded: LoadedModel, case: Case) -> Condition:
+    mask = _tensor(case["audio_pad_mask"])
     return Condition(
-        fixed=transformer.fixed_input(core, features[..., :half], _anchor_ids(case)),
-        memory=transformer.text_memory(core, _tensor(case["text_features"])),
+        memory=transformer.text_memory(loaded.weights("core"), _tensor(case["text_features"])),
         memory_mask=_tensor(case["text_mask"]),
-        frame_mask=_tensor(case["audio_pad_mask"]),
-        rotary=transformer.rotary_table(
-            loaded.config.transformer, features.shape[1], loaded.device
-        ),
+        frame_mask=mask,
+        rotary=transformer.rotary_table(loaded.config.transformer, mask.shape[1], loaded.device),
     )
+
+
+def _fixed(loaded: LoadedModel, case: Case, features: Tensor) -> Tensor:
+    half = loaded.config.audio_codec.codebook_dim
+    ids = _anchor_ids(case)
+    return transformer.fixed_input(loaded.weights("core"), features[..., :half], ids)
 
 
 def _anchor_ids(case: Case) -> Tensor:

@@ -2,10 +2,12 @@
 
 A recording longer than a window runs in overlapping windows of equal length whose velocities are
 averaged, tapered, at every evaluation; so the joints are decided together and leave no seam.
+Windows are evaluated in cohorts of consecutive ones: what a cohort has in common (a layer that had
+to be copied to the device) is needed once for all of it, and the bits do not depend on its size.
 """
 
 import hashlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +18,8 @@ from coscheduler.engines.separation.scheme import EVALUATIONS, STEPS
 NOISE_BLOCK_FRAMES = 256
 OVERLAP_PER_WINDOW = 6  # neighbours share at least a sixth of a window
 
-Velocity = Callable[[Tensor, int, int], Generator[None, None, Tensor]]
-"""(state of a window [B, frames, channels], window, evaluation) -> velocity, in slices."""
+Velocity = Callable[[Sequence[Tensor], range, int], Generator[None, None, list[Tensor]]]
+"""(states [B, frames, channels] of windows, which windows, evaluation) -> velocities, in slices."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Windows:
     def slice(self, index: int) -> slice:
         """The frames of a window."""
         return slice(self.starts[index], self.starts[index] + self.frames)
+
+    def cohorts(self, size: int) -> list[range]:
+        """All windows in order, `size` at a time; the last cohort may have fewer."""
+        count = len(self.starts)
+        return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def plan_windows(total: int, frames_max: int) -> Windows:
@@ -89,14 +96,22 @@ class Integration:
 
     `state` [B, total, channels] (float32) is carried from t = 0 to 1 in place; `middle` and `speed`
     are scratch of the same shape. Between two steps the state alone says where it stands, so that
-    a copy of it is a point from which another run gets the same bits.
+    a copy of it is a point from which another run gets the same bits, whatever its `cohort` (the
+    number of windows that are evaluated together).
     """
 
     def __init__(
-        self, state: Tensor, middle: Tensor, speed: Tensor, windows: Windows, velocity: Velocity
+        self,
+        state: Tensor,
+        middle: Tensor,
+        speed: Tensor,
+        windows: Windows,
+        velocity: Velocity,
+        cohort: int = 1,
     ) -> None:
         self._state, self._middle, self._speed = state, middle, speed
         self._windows, self._velocity = windows, velocity
+        self._cohorts = windows.cohorts(cohort)
         self._weights = tapers(windows).to(state.device)[:, :, None]
 
     def step(self, index: int) -> Generator[int, None, None]:
@@ -115,18 +130,24 @@ class Integration:
     def _evaluate(self, at: Tensor, number: int) -> Generator[int, None, None]:
         """The velocity at `at` into the scratch: the weighted sum over the windows."""
         self._speed.zero_()
-        for window in range(len(self._windows.starts)):
-            frames = self._windows.slice(window)
-            run = self._velocity(at[:, frames], window, number)
+        for cohort in self._cohorts:
+            states = [at[:, self._windows.slice(window)] for window in cohort]
+            run = self._velocity(states, cohort, number)
             while True:
                 try:
                     next(run)
                 except StopIteration as stop:
-                    part: Tensor = stop.value
+                    parts: list[Tensor] = stop.value
                     break
-                yield window
-            if len(self._windows.starts) == 1:
-                self._speed.copy_(part)
-            else:
-                self._speed[:, frames].addcmul_(part, self._weights[window])
-            yield window + 1
+                yield cohort.start
+            for window, part in zip(cohort, parts, strict=True):
+                self._add(part, window)
+            yield cohort.stop
+
+    def _add(self, part: Tensor, window: int) -> None:
+        """A window's share of the weighted sum; that of the only window is the sum."""
+        if len(self._windows.starts) == 1:
+            self._speed.copy_(part)
+        else:
+            frames = self._windows.slice(window)
+            self._speed[:, frames].addcmul_(part, self._weights[window])

@@ -1,7 +1,7 @@
 """One separation, from samples to two signals, in slices.
 
 What is as long as the recording (samples, features, ODE state) lies on the host; the device holds
-the weights, one codec tile and one window at a time.
+the weights, one codec tile and one cohort of windows at a time.
 """
 
 from collections.abc import Callable, Generator, Iterable
@@ -46,12 +46,16 @@ class Separated:
 
 @dataclass(frozen=True)
 class Workplace:
-    """What a separation works with: a loaded model, its text encoder, room on the host, sizes."""
+    """What a separation works with: a loaded model, its text encoder, room on the host, sizes.
+
+    `cohort`: how many windows one layer serves at a time; the bits do not depend on it.
+    """
 
     model: LoadedModel
     text_encoder: TextEncoderFolder
     arrays: HostArrays
     limits: Limits
+    cohort: int = 1
 
     def tokens(self, prompt: str) -> list[int]:
         """The prompt's tokens. Raises InvalidInput PROMPT_EMPTY or PROMPT_TOO_LONG."""
@@ -137,6 +141,7 @@ def _prompted(
         model=place.model,
         arrays=place.arrays,
         limits=place.limits,
+        cohort=place.cohort,
         recording=recording,
         request=request,
         velocity=velocity,

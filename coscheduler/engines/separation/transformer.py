@@ -33,13 +33,11 @@ class Times:
 
 @dataclass(frozen=True)
 class Condition:
-    """What does not change between the evaluations of one window.
+    """What does not change between evaluations, and is the same for all windows of a recording.
 
-    `fixed` [B, T, D]: features, absent video and anchors, projected. `memory` [B, L, D]: the text.
-    Masks are True for real positions; None means that all are real.
+    `memory` [B, L, D]: the text. Masks are True for real positions; None means that all are real.
     """
 
-    fixed: Tensor
     memory: Tensor
     memory_mask: Tensor | None  # [B, L]
     frame_mask: Tensor | None  # [B, T]

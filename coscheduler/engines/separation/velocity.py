@@ -1,20 +1,25 @@
-"""The transformer over one window of a recording, layer by layer."""
+"""The transformer over windows of a recording, layer by layer.
 
-from collections.abc import Generator
+A layer runs over all windows of a cohort before the next layer does, so that each layer is needed
+once for the cohort. Every window is computed by itself: batching them would change the bits.
+"""
+
+from collections.abc import Generator, Sequence
 
 from torch import Tensor
 
 from coscheduler.engines.separation import sampler, transformer
 from coscheduler.engines.separation.model import LoadedModel
 from coscheduler.engines.separation.sampler import Windows
-from coscheduler.engines.separation.transformer import Condition
+from coscheduler.engines.separation.transformer import Condition, Moment
 
 
 class WindowVelocity:
     """What the ODE asks for (`sampler.Velocity`), under one prompt.
 
     `features` float32 [frames, codebook_dim] and `anchors` int64 [frames] (the anchor id of every
-    frame) span the recording and lie on the host; `memory` [1, L, D] is the text on the device.
+    frame) span the recording and lie on the host; `memory` [1, L, D] is the text on the device. The
+    device holds one residual stream for each window of the cohort, and what one layer needs.
     """
 
     def __init__(
@@ -25,34 +30,56 @@ class WindowVelocity:
         windows: Windows,
         memory: Tensor,
     ) -> None:
-        self._model, self._windows, self._memory = model, windows, memory
+        self._model, self._windows = model, windows
         self._features, self._anchors = features, anchors
         net, core = model.config.transformer, model.weights("core")
         at = sampler.evaluation_times().to(model.device)
         self._times = transformer.times(core, net, at)
-        self._rotary = transformer.rotary_table(net, windows.frames, model.device)
-        self._condition: tuple[int, Condition] | None = None
+        rotary = transformer.rotary_table(net, windows.frames, model.device)
+        self._condition = Condition(memory, None, None, rotary)
+        self._only_fixed: Tensor | None = None
+        self._moment: tuple[int, Moment] | None = None
 
-    def __call__(self, state: Tensor, window: int, number: int) -> Generator[None, None, Tensor]:
-        """[1, frames, channels] on the host -> velocity of the same shape on the host."""
+    def __call__(
+        self, states: Sequence[Tensor], windows: range, number: int
+    ) -> Generator[None, None, list[Tensor]]:
+        """[1, frames, channels] each, on the host -> velocities of the same shape on the host."""
         net, core = self._model.config.transformer, self._model.weights("core")
-        condition = self._conditioned(window)
-        now = transformer.moment(core, condition, self._times, number)
-        h = transformer.embed(core, state.to(self._model.device), condition.fixed)
-        for index in range(net.n_layers):
-            h = transformer.layer(self._model.layer(index), net, h, now, condition)
+        now = self._now(number)
+        streams = []
+        for state, window in zip(states, windows, strict=True):
+            noisy = state.to(self._model.device)
+            streams.append(transformer.embed(core, noisy, self._fixed(window)))
             yield
-        return transformer.head(core, net, h, now).to(state.device)
+        for index in range(net.n_layers):
+            weights = self._model.layer(index)
+            for place, h in enumerate(streams):
+                streams[place] = transformer.layer(weights, net, h, now, self._condition)
+                yield
+        for place, h in enumerate(streams):
+            streams[place] = transformer.head(core, net, h, now).to(states[place].device)
+        return streams
 
-    def _conditioned(self, window: int) -> Condition:
-        """The window's condition. Only the last one is kept: making it again costs one thin matrix
+    def _now(self, number: int) -> Moment:
+        """The evaluation's time and text, the same for all windows."""
+        if self._moment is None or self._moment[0] != number:
+            core = self._model.weights("core")
+            now = transformer.moment(core, self._condition, self._times, number)
+            self._moment = (number, now)
+        return self._moment[1]
+
+    def _fixed(self, window: int) -> Tensor:
+        """What features and anchors add to the window's input.
+
+        That of the only window is kept. Of several none is: making it again costs one thin matrix
         product, keeping all would grow with the recording.
         """
-        if self._condition is None or self._condition[0] != window:
-            self._condition = None
-            frames, device = self._windows.slice(window), self._model.device
-            features = self._features[frames].to(device)[None]
-            anchors = self._anchors[frames].to(device)[None]
-            fixed = transformer.fixed_input(self._model.weights("core"), features, anchors)
-            self._condition = (window, Condition(fixed, self._memory, None, None, self._rotary))
-        return self._condition[1]
+        if self._only_fixed is not None:
+            return self._only_fixed
+        frames, device = self._windows.slice(window), self._model.device
+        features = self._features[frames].to(device)[None]
+        anchors = self._anchors[frames].to(device)[None]
+        fixed = transformer.fixed_input(self._model.weights("core"), features, anchors)
+        if len(self._windows.starts) == 1:
+            self._only_fixed = fixed
+        return fixed

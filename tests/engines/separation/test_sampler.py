@@ -1,7 +1,7 @@
 """Windows, tapers, noise, and the midpoint rule."""
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import pytest
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 from coscheduler.engines.separation import sampler
 from coscheduler.engines.separation.sampler import Integration, Windows, plan_windows, tapers
 from coscheduler.engines.separation.scheme import STEPS
+
+States = Sequence[Tensor]
 
 
 @given(st.integers(1, 5000), st.integers(2, 750))
@@ -58,9 +60,11 @@ def test_blocks_and_seeds_draw_different_noise_of_unit_size() -> None:
 def solve(windows: Windows, state: Tensor, rate: float) -> list[int]:
     """dx/dt = rate * x, in every window."""
 
-    def velocity(x: Tensor, window: int, number: int) -> Generator[None, None, Tensor]:
+    def velocity(
+        states: States, windows: range, number: int
+    ) -> Generator[None, None, list[Tensor]]:
         yield
-        return rate * x
+        return [rate * x for x in states]
 
     middle, speed = torch.empty_like(state), torch.empty_like(state)
     return run(Integration(state, middle, speed, windows, velocity))
@@ -93,9 +97,11 @@ def test_evaluations_come_at_the_starts_and_middles_of_steps() -> None:
 def test_where_windows_disagree_the_weights_decide() -> None:
     windows = Windows(6, 4, (0, 2))
 
-    def velocity(x: Tensor, window: int, number: int) -> Generator[None, None, Tensor]:
+    def velocity(
+        states: States, windows: range, number: int
+    ) -> Generator[None, None, list[Tensor]]:
         yield
-        return torch.full_like(x, float(window))
+        return [torch.full_like(x, float(i)) for x, i in zip(states, windows, strict=True)]
 
     state = torch.zeros(1, 6, 1)
     scratch = torch.empty_like(state), torch.empty_like(state)
@@ -107,12 +113,41 @@ def test_where_windows_disagree_the_weights_decide() -> None:
     assert values[3] == pytest.approx(0.75)
 
 
+@pytest.mark.parametrize("cohort", [1, 2, 3, 4, 9])
+def test_a_cohort_of_any_size_gives_the_same_bits(cohort: int) -> None:
+    windows = plan_windows(60, 12)
+    count = len(windows.starts)
+    asked: list[range] = []
+
+    def velocity(states: States, which: range, number: int) -> Generator[None, None, list[Tensor]]:
+        asked.append(which)
+        yield
+        return [(x * (index + 2)).sin() for x, index in zip(states, which, strict=True)]
+
+    def solved(size: int) -> tuple[Tensor, list[int]]:
+        state = torch.linspace(-1, 1, 180).view(1, 60, 3)
+        scratch = torch.empty_like(state), torch.empty_like(state)
+        done = run(Integration(state, *scratch, windows, velocity, size))
+        return state, done
+
+    alone, _ = solved(1)
+    asked.clear()
+    together, done = solved(cohort)
+    assert torch.equal(together, alone)
+    assert done[-1] == 2 * count
+    assert done == sorted(done)
+    assert max(map(len, asked)) == min(cohort, count)
+    assert [index for which in asked for index in which] == list(range(count)) * 32
+
+
 def test_a_copy_of_the_state_between_steps_is_all_that_the_rest_needs() -> None:
     windows = plan_windows(40, 12)
 
-    def velocity(x: Tensor, window: int, number: int) -> Generator[None, None, Tensor]:
+    def velocity(
+        states: States, windows: range, number: int
+    ) -> Generator[None, None, list[Tensor]]:
         yield
-        return x.cos() * (number + 1)
+        return [x.cos() * (number + 1) for x in states]
 
     def integration(state: Tensor) -> Integration:
         return Integration(state, torch.rand_like(state), torch.rand_like(state), windows, velocity)

@@ -39,7 +39,6 @@ def fast(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Tensor:
     net, core = loaded.config.transformer, loaded.weights("core")
     with torch.inference_mode():
         condition = Condition(
-            transformer.fixed_input(core, inputs["features"], inputs["anchor_ids"]),
             transformer.text_memory(core, inputs["text"]),
             inputs["text_mask"],
             inputs["frame_mask"],
@@ -47,7 +46,8 @@ def fast(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Tensor:
         )
         at = transformer.times(core, net, inputs["time"])
         now = transformer.moment(core, condition, at, torch.arange(ROWS))
-        h = transformer.embed(core, inputs["noisy"], condition.fixed)
+        fixed = transformer.fixed_input(core, inputs["features"], inputs["anchor_ids"])
+        h = transformer.embed(core, inputs["noisy"], fixed)
         for index in range(net.n_layers):
             h = transformer.layer(loaded.layer(index), net, h, now, condition)
         return transformer.head(core, net, h, now)
