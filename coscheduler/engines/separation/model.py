@@ -1,7 +1,7 @@
 """A SAM-Audio folder on disk, and its weights in device memory segment by segment."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,13 @@ class LoadedModel:
     def layer(self, index: int) -> Mapping[str, Tensor]:
         """The tensors of a DiT layer."""
         return self.weights(f"layer.{index}")
+
+    def layers(self) -> Iterator[Mapping[str, Tensor]]:
+        """One pass over the DiT: each layer's tensors in order, valid until the next one is asked
+        for.
+        """
+        for index in range(self.config.transformer.n_layers):
+            yield self.layer(index)
 
 
 def load(
