@@ -51,8 +51,7 @@ class WindowVelocity:
             noisy = state.to(self._model.device)
             streams.append(transformer.embed(core, noisy, self._fixed(window)))
             yield
-        for index in range(net.n_layers):
-            weights = self._model.layer(index)
+        for weights in self._model.layers():
             for place, h in enumerate(streams):
                 streams[place] = transformer.layer(weights, net, h, now, self._condition)
                 yield
