@@ -1,5 +1,6 @@
 """`SamAudio`: load a model that fits a limit, encode a recording once, separate it many times."""
 
+import json
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -114,7 +115,8 @@ class SamAudio:
             loaded = model.load(source.folder.config, prepared, chosen_device, _ignore)
         limits = footprint.limits(source.folder.config, window_ms)
         arrays = HostArrays(scratch_dir or Path(tempfile.gettempdir()))
-        place = Workplace(loaded, source.text_encoder, arrays, limits)
+        cohort = json.loads(option.settings_json)["cohort"]
+        place = Workplace(loaded, source.text_encoder, arrays, limits, cohort)
         return cls(place, option, choices.reason(option, offered))
 
     def __enter__(self) -> Self:

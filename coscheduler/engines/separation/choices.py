@@ -34,6 +34,15 @@ class Machine:
         cuda = self.device.type == "cuda"
         return CUDA_FLOP_PER_MS if cuda else CPU_FLOP_PER_MS_THREAD * self.threads
 
+    def cohort(self, streamed_bytes: int, window_flop: int) -> int:
+        """How many windows a pass over the layers serves: the smallest G for which computing hides
+        copying, G * window_flop / flop_per_ms >= streamed_bytes / COPY_BYTES_PER_MS; at least 1.
+
+        `streamed_bytes` are copied in each pass, `window_flop` are its operations for one window.
+        """
+        copying = streamed_bytes * self.flop_per_ms
+        return max(1, -(-copying // (COPY_BYTES_PER_MS * window_flop)))
+
 
 @dataclass(frozen=True)
 class Source:
@@ -90,19 +99,22 @@ def _option(
 ) -> Option:
     config = source.folder.config
     segments = source.folder.segments(precision)
-    resident = sum(s.bytes for s in segments if s.name != model.WATERMARK)
+    kept = [s for s in segments if s.name != model.WATERMARK]
+    resident = sum(s.bytes for s in kept)
+    streamed = sum(s.bytes for s in segments if footprint.is_layer(s) and s not in kept)
+    cohort = machine.cohort(streamed, footprint.layers_flop(config, segments, window_ms))
     work = footprint.flop_per_second(config, segments)
     speed = machine.flop_per_ms
     return Option(
         name=f"{source.name}/{precision}" if several else precision,
         resident=(LineBytes(Line.WEIGHTS, resident),),
-        run=footprint.run_lines(config, segments, source.text_encoder, window_ms),
+        run=footprint.run_lines(config, segments, source.text_encoder, window_ms, cohort),
         quality_tier=len(PRECISIONS) * index + PRECISIONS.index(precision),
         load_ms=resident // COPY_BYTES_PER_MS + 1,
         run_ms_per_second=work // speed + 1,
         slice_ms_max=footprint.slice_flop(config, segments, window_ms) // speed + 200,
         host_bytes=sum(s.bytes for s in segments),
-        settings_json=json.dumps({"dtype": precision, "model": index}),
+        settings_json=json.dumps({"dtype": precision, "model": index, "cohort": cohort}),
     )
 
 

@@ -60,6 +60,7 @@ class SeparationEngine:
         self._prepared_dir = self._settings.prepared_dir or settings.data_dir / "prepared"
         self._loaded: LoadedModel | None = None
         self._source: Source | None = None
+        self._cohort = 1
         self._reason = ""  # why not a better option
         self._load_ms = 0
         self._resume_interval_ms = resume_interval_ms
@@ -127,6 +128,7 @@ class SeparationEngine:
                 required_bytes=sum(line.bytes for line in option.resident),
             ) from None
         self._source, self._reason = source, choices.reason(option, self._options(sources))
+        self._cohort = chosen["cohort"]
         self._load_ms = _ms_since(begun)
 
     @torch.inference_mode()
@@ -179,7 +181,7 @@ class SeparationEngine:
         rate_hz = loaded.config.audio_codec.sample_rate
         arrays = HostArrays(task.output_dir)
         limits = footprint.limits(loaded.config, self._settings.window_ms)
-        place = Workplace(loaded, source.text_encoder, arrays, limits)
+        place = Workplace(loaded, source.text_encoder, arrays, limits, self._cohort)
 
         def points_for(sha256: str) -> ResumePoints:
             key = self._resume_key(place, asked, sha256)

@@ -83,8 +83,11 @@ def run_lines(
     segments: tuple[SegmentEntry, ...],
     text_encoder: TextEncoder,
     window_ms: int,
+    cohort: int = 1,
 ) -> tuple[RunLine, ...]:
-    """What each phase holds beside the resident weights; only the window grows with the length."""
+    """What each phase holds beside the resident weights; only the windows grow with the length, up
+    to a `cohort` of them.
+    """
     chosen, wide = limits(config, window_ms), widths(config)
     encode = chosen.encode_tile_frames * wide.encode
     decode = SIGNALS * chosen.decode_tile_frames * wide.decode
@@ -107,7 +110,24 @@ def run_lines(
             seconds_max=seconds,
             phase="window",
         ),
+        *_waiting_windows(config, chosen.window_frames, cohort),
         RunLine(Line.WORKSPACE, codec_bytes(decode, reordered["decoder"]), phase="decode"),
+    )
+
+
+def _waiting_windows(config: ModelConfig, window_frames: int, cohort: int) -> tuple[RunLine, ...]:
+    """The streams of a cohort's other windows while a layer works on one. Windows overlap by a
+    sixth, so there are 6 / 5 seconds of them for each second of a recording.
+    """
+    if cohort == 1:
+        return ()
+    frame_bytes = 4 * max(config.transformer.dim, config.latent_channels)
+    per_second = math.ceil(frame_bytes * config.frame_rate_hz * 6 / 5)
+    seconds = math.ceil((cohort - 1) * window_frames / config.frame_rate_hz * 5 / 6)
+    return (
+        RunLine(
+            Line.HIDDEN_STATE, 0, bytes_per_second=per_second, seconds_max=seconds, phase="window"
+        ),
     )
 
 
@@ -151,7 +171,7 @@ def flop_per_second(config: ModelConfig, segments: tuple[SegmentEntry, ...]) -> 
     """Floating point operations for one second of audio: every weight of the transformer once for
     each frame and evaluation, and the codec.
     """
-    weights = sum(_weight_count(s) for s in segments if s.name == "core" or _is_layer(s))
+    weights = sum(_weight_count(s) for s in segments if s.name == "core" or is_layer(s))
     transformer = 2 * EVALUATIONS * weights
     return int((transformer + _codec_flop_per_frame(config)) * config.frame_rate_hz)
 
@@ -159,9 +179,15 @@ def flop_per_second(config: ModelConfig, segments: tuple[SegmentEntry, ...]) -> 
 def slice_flop(config: ModelConfig, segments: tuple[SegmentEntry, ...], window_ms: int) -> int:
     """Operations of the longest piece that cannot pause: a layer over a window, or a codec tile."""
     chosen = limits(config, window_ms)
-    layer = max(_weight_count(s) for s in segments if _is_layer(s))
+    layer = max(2 * _weight_count(s) * chosen.window_frames for s in segments if is_layer(s))
     tile = max(chosen.encode_tile_frames, chosen.decode_tile_frames)
-    return max(2 * layer * chosen.window_frames, _codec_flop_per_frame(config) * tile)
+    return max(layer, _codec_flop_per_frame(config) * tile)
+
+
+def layers_flop(config: ModelConfig, segments: tuple[SegmentEntry, ...], window_ms: int) -> int:
+    """Operations of all layers over one window, once."""
+    frames = limits(config, window_ms).window_frames
+    return sum(2 * _weight_count(s) * frames for s in segments if is_layer(s))
 
 
 def _codec_flop_per_frame(config: ModelConfig) -> int:
@@ -189,5 +215,6 @@ def _weight_count(segment: SegmentEntry) -> int:
     return sum(math.prod(tensor.shape) for tensor in segment.tensors)
 
 
-def _is_layer(segment: SegmentEntry) -> bool:
+def is_layer(segment: SegmentEntry) -> bool:
+    """Whether it is a layer of the transformer."""
     return segment.name.startswith("layer.")

@@ -261,4 +261,4 @@ def test_a_load_that_fails_holds_nothing(models: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineFault):
         engine.load(option, lambda done, total: None)
     assert engine.held() == ()
-    assert json.loads(option.settings_json) == {"dtype": "float32", "model": 0}
+    assert json.loads(option.settings_json) == {"dtype": "float32", "model": 0, "cohort": 1}
