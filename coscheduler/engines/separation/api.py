@@ -28,7 +28,8 @@ from coscheduler.engines.separation import (
 from coscheduler.engines.separation import (
     recording as recordings,
 )
-from coscheduler.engines.separation.choices import CONTEXT_BYTES, PRECISIONS, Machine, Source
+from coscheduler.engines.separation.choices import Source
+from coscheduler.engines.separation.offer import CONTEXT_BYTES, PRECISIONS, Machine, reason
 from coscheduler.engines.separation.recording import Recording
 from coscheduler.engines.separation.separate import Separated, Workplace, separate_encoded
 from coscheduler.engines.separation.steps import Progress, Step
@@ -106,7 +107,7 @@ class SamAudio:
             )
 
         source = _source(path_or_repo, text_encoder, revision, fetched)
-        machine = Machine(chosen_device, torch.get_num_threads())
+        machine = Machine(chosen_device.type, torch.get_num_threads())
         offered = choices.options((source,), wanted, window_ms, machine)
         option = _best(offered, limit, chosen_device)
         folder = prepared_dir or default_data_dir() / "prepared"
@@ -117,7 +118,7 @@ class SamAudio:
         arrays = HostArrays(scratch_dir or Path(tempfile.gettempdir()))
         cohort = json.loads(option.settings_json)["cohort"]
         place = Workplace(loaded, source.text_encoder, arrays, limits, cohort)
-        return cls(place, option, choices.reason(option, offered))
+        return cls(place, option, reason(option, offered))
 
     def __enter__(self) -> Self:
         return self

@@ -20,9 +20,9 @@ from coscheduler.core.model import (
     Segment,
 )
 from coscheduler.engines.base import OnProgress, OutputFile, Slice, StageResult, Task
-from coscheduler.engines.separation import choices, footprint, model, output, request
+from coscheduler.engines.separation import choices, footprint, model, offer, output, request
 from coscheduler.engines.separation.checkpoint import fingerprint
-from coscheduler.engines.separation.choices import Machine, Source
+from coscheduler.engines.separation.choices import Source
 from coscheduler.engines.separation.model import LoadedModel
 from coscheduler.engines.separation.pacing import numbers, paced
 from coscheduler.engines.separation.request import Request
@@ -81,7 +81,7 @@ class SeparationEngine:
             engine=self.name,
             model=", ".join(source.name for source in sources),
             options=self._options(sources),
-            context_bytes=choices.CONTEXT_BYTES[self._device.type],
+            context_bytes=offer.CONTEXT_BYTES[self._device.type],
             segments=tuple(
                 Segment(s.name, s.bytes) for s in segments if s.name.startswith("layer.")
             ),
@@ -127,7 +127,7 @@ class SeparationEngine:
                 option=option.name,
                 required_bytes=sum(line.bytes for line in option.resident),
             ) from None
-        self._source, self._reason = source, choices.reason(option, self._options(sources))
+        self._source, self._reason = source, offer.reason(option, self._options(sources))
         self._cohort = chosen["cohort"]
         self._load_ms = _ms_since(begun)
 
@@ -168,7 +168,7 @@ class SeparationEngine:
         return (LineBytes(Line.WEIGHTS, self._loaded.bytes),)
 
     def _options(self, sources: tuple[Source, ...]) -> tuple[Option, ...]:
-        machine = Machine(self._device, self._device_settings.threads)
+        machine = offer.Machine(self._device.type, self._device_settings.threads)
         settings = self._settings
         return choices.options(sources, settings.precisions, settings.window_ms, machine)
 

@@ -12,13 +12,13 @@ from coscheduler.engines.separation import config as config_file
 from coscheduler.engines.separation.checkpoint import fingerprint, open_checkpoint
 from coscheduler.engines.separation.config import ModelConfig
 from coscheduler.engines.separation.layout import FORMAT, plan_segments
+from coscheduler.engines.separation.scheme import WATERMARK
 from coscheduler.engines.streaming import prepared as prepared_files
 from coscheduler.engines.streaming.blocks import Block, load_block
 from coscheduler.engines.streaming.prepared import PreparedFile
 from coscheduler.engines.streaming.segments import SegmentEntry, lay_out
 
 OnBytes = Callable[[int, int], None]  # (done, total)
-WATERMARK = "watermark"
 
 
 @dataclass(frozen=True)

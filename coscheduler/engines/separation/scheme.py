@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 STEPS = 16
 EVALUATIONS = 2 * STEPS  # of the midpoint rule
+WATERMARK = "watermark"  # the segment that is not always there
 
 
 @dataclass(frozen=True)

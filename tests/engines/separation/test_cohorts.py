@@ -12,9 +12,9 @@ from torch import Tensor
 from coscheduler.core.model import total_bytes
 from coscheduler.engines.base import Task
 from coscheduler.engines.separation import choices, footprint, transformer
-from coscheduler.engines.separation.choices import COPY_BYTES_PER_MS, Machine
 from coscheduler.engines.separation.engine import SeparationEngine
 from coscheduler.engines.separation.model import LoadedModel
+from coscheduler.engines.separation.offer import COPY_BYTES_PER_MS, Machine
 from coscheduler.engines.separation.sampler import Integration, draw_noise, plan_windows
 from coscheduler.engines.separation.velocity import WindowVelocity
 from tests.engines.separation.conftest import finish, noise, settings_for
@@ -100,7 +100,7 @@ def test_through_the_engine_files_are_the_same(
 def test_the_smallest_cohort_that_hides_the_copying(
     streamed_ms: int, computed_ms: int, cohort: int
 ) -> None:
-    machine = Machine(torch.device("cpu"), threads=2)
+    machine = Machine("cpu", threads=2)
     copied, computed = streamed_ms * COPY_BYTES_PER_MS, computed_ms * machine.flop_per_ms
     assert machine.cohort(copied, computed) == cohort
 
