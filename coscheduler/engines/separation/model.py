@@ -15,8 +15,10 @@ from coscheduler.engines.separation.layout import FORMAT, plan_segments
 from coscheduler.engines.separation.scheme import WATERMARK
 from coscheduler.engines.streaming import prepared as prepared_files
 from coscheduler.engines.streaming.blocks import Block, load_block
+from coscheduler.engines.streaming.order import residency_order
 from coscheduler.engines.streaming.prepared import PreparedFile
 from coscheduler.engines.streaming.segments import SegmentEntry, lay_out
+from coscheduler.engines.streaming.streamer import Streamer
 
 OnBytes = Callable[[int, int], None]  # (done, total)
 
@@ -61,34 +63,47 @@ def open_folder(folder: Path) -> ModelFolder:
 
 
 class LoadedModel:
-    """The resident weights. Every segment is an allocation of its own."""
+    """The weights in device memory: every segment is an allocation of its own, and layers of the
+    transformer that do not stay are streamed. `close` it in the end.
+    """
 
     def __init__(
-        self, config: ModelConfig, identity: str, blocks: Mapping[str, Block], device: torch.device
+        self,
+        config: ModelConfig,
+        identity: str,
+        blocks: Mapping[str, Block],
+        streamer: Streamer,
+        device: torch.device,
     ) -> None:
         self.config, self.device = config, device
         self.identity = identity  # of checkpoint, folding and precision
+        self.streamer = streamer
         self._blocks = dict(blocks)
 
     @property
     def bytes(self) -> int:
         """Device bytes of all resident segments."""
-        return sum(block.bytes for block in self._blocks.values())
+        return sum(block.bytes for block in self._blocks.values()) + self.streamer.resident_bytes
 
     def weights(self, segment: str) -> Mapping[str, Tensor]:
-        """A segment's tensors by name. KeyError if it is not resident."""
+        """The tensors of a segment outside the layers. KeyError if it was not loaded."""
         return self._blocks[segment].tensors
 
     def layer(self, index: int) -> Mapping[str, Tensor]:
-        """The tensors of a DiT layer."""
-        return self.weights(f"layer.{index}")
+        """The tensors of a DiT layer that stays. KeyError for one that is streamed."""
+        return self.streamer.stays(index).tensors
 
     def layers(self) -> Iterator[Mapping[str, Tensor]]:
         """One pass over the DiT: each layer's tensors in order, valid until the next one is asked
         for.
         """
-        for index in range(self.config.transformer.n_layers):
-            yield self.layer(index)
+        for block in self.streamer.blocks():
+            yield block.tensors
+
+    def close(self) -> None:
+        """Give everything back; calling it twice is allowed."""
+        self._blocks.clear()
+        self.streamer.close()
 
 
 def load(
@@ -98,17 +113,39 @@ def load(
     on_bytes: OnBytes,
     *,
     watermark: bool = False,
+    kept: int | None = None,
+    pinned_max: int = 0,
 ) -> LoadedModel:
-    """Copy the segments to the device; the watermark's only on request.
+    """Copy the segments to the device; the watermark's only on request, and of the layers as many
+    as are `kept` (None: all).
 
-    Raises MemoryError or torch's OutOfMemoryError; nothing stays allocated then.
+    Raises MemoryError, OSError or torch's OutOfMemoryError; nothing stays allocated then.
     """
-    wanted = [e for e in prepared.segments.values() if watermark or e.name != WATERMARK]
-    total = sum(entry.bytes for entry in wanted)
-    blocks: dict[str, Block] = {}
+    names = layer_names(config)
+    order = residency_order(len(names))[: len(names) if kept is None else kept]
+    outside = [e for e in prepared.segments.values() if _is_wanted(e.name, watermark)]
+    total = sum(entry.bytes for entry in outside)
+    total += sum(prepared.segments[names[index]].bytes for index in order)
     done = 0
-    for entry in wanted:
-        blocks[entry.name] = load_block(prepared, entry.name, device)
-        done += entry.bytes
+
+    def add(size: int) -> None:
+        nonlocal done
+        done += size
         on_bytes(done, total)
-    return LoadedModel(config, prepared.path.name, blocks, device)
+
+    blocks: dict[str, Block] = {}
+    for entry in outside:
+        blocks[entry.name] = load_block(prepared, entry.name, device)
+        add(entry.bytes)
+    streamer = Streamer(prepared, names, device, len(order), pinned_max=pinned_max, on_bytes=add)
+    return LoadedModel(config, prepared.path.name, blocks, streamer, device)
+
+
+def layer_names(config: ModelConfig) -> tuple[str, ...]:
+    """The segments of the transformer's layers, in order."""
+    return tuple(f"layer.{index}" for index in range(config.transformer.n_layers))
+
+
+def _is_wanted(segment: str, watermark: bool) -> bool:
+    """Whether a segment is loaded, and is no layer."""
+    return not segment.startswith("layer.") and (watermark or segment != WATERMARK)
