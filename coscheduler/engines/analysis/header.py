@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import gguf
-
 from coscheduler.errors import EngineFault
 
 Value = int | float | bool | str | tuple[int | float | bool, ...]
@@ -226,4 +224,6 @@ def _code(kind: int) -> str:
 
 def _quantization(kind: int) -> tuple[int, int]:
     """Elements and bytes of a block of a tensor type. Raises ValueError for an unknown type."""
+    import gguf  # plans from written sizes do without it
+
     return gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)]

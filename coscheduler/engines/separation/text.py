@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from coscheduler.engines.separation import sizes
 from coscheduler.engines.streaming.blocks import Block, allocate
 from coscheduler.engines.streaming.prepared import SegmentPlan, TensorPlan
 from coscheduler.engines.streaming.segments import SegmentEntry, lay_out
@@ -132,7 +133,7 @@ def _segment(path: Path, config: Mapping[str, Any]) -> SegmentEntry:
     except SafetensorError as error:
         raise EngineFault("MODEL_CORRUPT", f"{path}: {error}", file=path) from None
     plans = []
-    for name, shape in _expected(config).items():
+    for name, shape in sizes.text_shapes(config).items():
         if present.get(name) != shape:
             found = present.get(name, "missing")
             raise EngineFault(
@@ -143,23 +144,3 @@ def _segment(path: Path, config: Mapping[str, Any]) -> SegmentEntry:
         plans.append(TensorPlan(name, shape, "float32", lambda: iter(())))
     (segment,) = lay_out((SegmentPlan("text", tuple(plans)),), 0)
     return segment
-
-
-def _expected(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a T5 encoder, as its config implies them."""
-    dim, hidden, heads = config["d_model"], config["d_ff"], config["num_heads"]
-    inner = heads * config["d_kv"]
-    gated = str(config.get("feed_forward_proj", "relu")).startswith("gated")
-    shapes = {EMBEDDING: (config["vocab_size"], dim), "encoder.final_layer_norm.weight": (dim,)}
-    first = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    shapes[first] = (config.get("relative_attention_num_buckets", 32), heads)
-    for index in range(config["num_layers"]):
-        key = f"encoder.block.{index}.layer"
-        shapes |= {f"{key}.0.SelfAttention.{name}.weight": (inner, dim) for name in "qkv"}
-        shapes[f"{key}.0.SelfAttention.o.weight"] = (dim, inner)
-        shapes[f"{key}.0.layer_norm.weight"] = (dim,)
-        for name in ("wi_0", "wi_1") if gated else ("wi",):
-            shapes[f"{key}.1.DenseReluDense.{name}.weight"] = (hidden, dim)
-        shapes[f"{key}.1.DenseReluDense.wo.weight"] = (dim, hidden)
-        shapes[f"{key}.1.layer_norm.weight"] = (dim,)
-    return {name: tuple(map(int, shape)) for name, shape in shapes.items()}

@@ -1,0 +1,63 @@
+"""Headers from a few written numbers, against a real file's and the library's own words."""
+
+from pathlib import Path
+
+import pytest
+
+from coscheduler.demo import tiny_llm
+from coscheduler.engines.analysis import dry_run, footprint, header, sizes
+from coscheduler.engines.analysis.dry_run import Wanted
+from coscheduler.shapes import AnalysisShape
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    tiny_llm.write(path)
+    return path
+
+
+def shape_of(read: header.Header) -> AnalysisShape:
+    numbers = {
+        key: read.integer(key.replace("attention_", "attention."), 0)
+        for key in (
+            "block_count", "embedding_length", "feed_forward_length", "attention_head_count",
+            "attention_head_count_kv", "context_length",
+        )
+    }  # fmt: skip
+    tied = "output.weight" not in {tensor.name for tensor in read.tensors}
+    tokens = read.array_lengths["tokenizer.ggml.tokens"]
+    return AnalysisShape.model_validate(
+        {**numbers, "vocabulary_size": tokens, "quantization": "F16", "tied_embeddings": tied}
+    )
+
+
+def test_written_numbers_give_the_header_that_the_file_has(model: Path) -> None:
+    read = header.read(model)
+    written = sizes.header(shape_of(read))
+    names = {tensor.name for tensor in read.tensors}
+    assert {tensor.name for tensor in written.tensors} == names
+    by_file, by_hand = footprint.of(read), footprint.of(written)
+    assert by_hand.kv_layers == by_file.kv_layers
+    assert (by_hand.width, by_hand.feed_forward) == (by_file.width, by_file.feed_forward)
+    assert by_hand.weights_bytes == by_file.weights_bytes
+
+
+def test_the_compute_buffer_is_near_what_the_library_announces(model: Path) -> None:
+    read = footprint.of(header.read(model))
+    wanted = [Wanted(n_ctx, "f16", 64) for n_ctx in (512, 2048)]
+    for context, found in zip(wanted, dry_run.measure(model, wanted, 1).sizes, strict=True):
+        assert found is not None
+        estimate = sizes.compute_bytes(read, context.n_ctx, context.n_batch)
+        assert estimate == pytest.approx(found.compute_bytes, rel=0.25)
+
+
+def test_a_24b_model_in_q4_k_m() -> None:
+    shape = AnalysisShape(
+        block_count=40, embedding_length=5120, feed_forward_length=32_768,
+        attention_head_count=32, attention_head_count_kv=8, attention_key_length=128,
+        context_length=32_768, vocabulary_size=131_072,
+    )  # fmt: skip
+    large = footprint.of(sizes.header(shape))
+    assert large.kv_bytes(8192, "f16", 512) == 1280 * 1024**2
+    assert large.weights_bytes == pytest.approx(14.33e9, rel=0.001)
