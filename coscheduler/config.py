@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from coscheduler.errors import InvalidInput
+from coscheduler.shapes import AnalysisShape, SeparationShape, TranscriptionShape
 
 Positive = Annotated[int, Field(gt=0)]
 HubName = Annotated[str, Field(pattern=r"^hub:([\w.-]+/)?[\w.-]+(@[\w./-]+)?$")]
@@ -110,6 +111,8 @@ class SeparationSettings(_Section):
     precisions: tuple[Literal["float32", "bfloat16", "int8"], ...] = ("float32",)
     window_ms: Positive = 30_000
     prepared_dir: Path | None = None  # None = below the store
+    shape: SeparationShape | None = None  # for plans where the files are not
+    pinned_max: ByteSize = ByteSize(4 * GIB)  # of RAM, page-locked for streaming; only on CUDA
 
     @model_validator(mode="after")
     def _models_for_auto(self) -> "SeparationSettings":
@@ -134,6 +137,7 @@ class TranscriptionSettings(_Section):
     compute_types: tuple[Literal["float32", "float16", "int8", "int8_float16"], ...] = ("float32",)
     batch_sizes: tuple[Positive, ...] = (8, 4, 1)
     beam_size: Positive = 5
+    shape: TranscriptionShape | None = None  # for plans where the files are not
     vad_onset: float = 0.5
     vad_offset: float = 0.363
     chunk_ms: Positive = 30_000
@@ -150,6 +154,7 @@ class AnalysisSettings(_Section):
     n_gpu_layers: int = 999  # more than there are = all; ignored on the CPU
     n_batch: Positive = 512
     use_mmap: bool = False
+    shape: AnalysisShape | None = None  # for plans where the files are not
 
 
 class Settings(_Section):

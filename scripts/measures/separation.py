@@ -32,10 +32,10 @@ from coscheduler.core.model import StageKind
 from coscheduler.demo import tiny_sam_audio
 from coscheduler.engines.base import Task
 from coscheduler.engines.separation import footprint, model, sampler, transformer
-from coscheduler.engines.separation.choices import PRECISIONS
 from coscheduler.engines.separation.codec import Decoding, Encoding
 from coscheduler.engines.separation.engine import SeparationEngine
 from coscheduler.engines.separation.model import LoadedModel, ModelFolder
+from coscheduler.engines.separation.offer import PRECISIONS
 from coscheduler.engines.separation.sampler import Windows
 from coscheduler.engines.separation.velocity import WindowVelocity
 from coscheduler.procfs import anonymous_bytes
@@ -288,7 +288,7 @@ def peak_of(chosen: argparse.Namespace, scratch: Path, seconds: int) -> dict[str
     raw = {"separation": section, "device": {"threads": chosen.threads}}
     engine = SeparationEngine(config.parse(raw, Path.cwd()))
     engine.start()
-    (option,) = engine.describe().options
+    option = engine.describe().options[0]
     recording, folder = scratch / "recording.wav", scratch / "out"
     write_noise(recording, seconds)
     folder.mkdir()

@@ -87,7 +87,8 @@ class SamAudio:
         cache_dir: Path | None = None,
         endpoint: str | None = None,
     ) -> Self:
-        """Load the best precision that fits `memory_limit` ("4 GiB" or bytes; None: float32).
+        """Load the best precision that fits `memory_limit` ("4 GiB" or bytes; None: float32), with
+        as many layers of the transformer in memory as fit; the others are streamed.
 
         A folder, else a repository of the hub ("owner/name"), as `hub.fetch` takes it. The text
         encoder is a folder or repository too; None: `t5` or `text_encoder` in the model's folder,
@@ -111,13 +112,15 @@ class SamAudio:
         offered = choices.options((source,), wanted, window_ms, machine)
         option = _best(offered, limit, chosen_device)
         folder = prepared_dir or default_data_dir() / "prepared"
-        prepared = source.folder.prepare(option.name, folder, _ignore)
+        settings = json.loads(option.settings_json)
+        prepared = source.folder.prepare(settings["dtype"], folder, _ignore)
         with torch.inference_mode():
-            loaded = model.load(source.folder.config, prepared, chosen_device, _ignore)
+            loaded = model.load(
+                source.folder.config, prepared, chosen_device, _ignore, kept=settings["kept"]
+            )
         limits = footprint.limits(source.folder.config, window_ms)
         arrays = HostArrays(scratch_dir or Path(tempfile.gettempdir()))
-        cohort = json.loads(option.settings_json)["cohort"]
-        place = Workplace(loaded, source.text_encoder, arrays, limits, cohort)
+        place = Workplace(loaded, source.text_encoder, arrays, limits, settings["cohort"])
         return cls(place, option, reason(option, offered))
 
     def __enter__(self) -> Self:
@@ -133,6 +136,8 @@ class SamAudio:
 
     def close(self) -> None:
         """Give the weights back; calling it twice is allowed. Recordings and results stay."""
+        if self._place is not None:
+            self._place.model.close()
         self._place = None
 
     def encode(

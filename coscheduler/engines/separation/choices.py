@@ -5,9 +5,9 @@ from pathlib import Path
 
 from coscheduler.config import SeparationSettings
 from coscheduler.core.model import Option
-from coscheduler.engines.separation import hub, model
+from coscheduler.engines.separation import hub, model, offer
 from coscheduler.engines.separation.model import ModelFolder
-from coscheduler.engines.separation.offer import Machine, Shape, option
+from coscheduler.engines.separation.offer import Machine, Shape
 from coscheduler.engines.separation.text import TextEncoderFolder, open_text_encoder
 
 
@@ -51,11 +51,14 @@ def _title(name: Path | str) -> str:
 def options(
     sources: tuple[Source, ...], precisions: tuple[str, ...], window_ms: int, machine: Machine
 ) -> tuple[Option, ...]:
-    """One option for each model and precision. A smaller model is a worse tier than any precision
-    of a larger one.
+    """For each model and precision the numbers of layers that may stay. A smaller model is a worse
+    tier than any precision of a larger one.
     """
     return tuple(
-        option(
+        option
+        for index, source in enumerate(sources)
+        for precision in precisions
+        for option in offer.options(
             f"{source.name}/{precision}" if len(sources) > 1 else precision,
             Shape(source.folder.config, source.folder.segments(precision), source.text_encoder),
             index,
@@ -63,6 +66,4 @@ def options(
             window_ms,
             machine,
         )
-        for index, source in enumerate(sources)
-        for precision in precisions
     )

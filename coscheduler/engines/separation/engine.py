@@ -118,7 +118,14 @@ class SeparationEngine:
         folder = source.folder
         prepared = folder.prepare(chosen["dtype"], self._prepared_dir, on_progress)
         try:
-            self._loaded = model.load(folder.config, prepared, self._device, on_progress)
+            self._loaded = model.load(
+                folder.config,
+                prepared,
+                self._device,
+                on_progress,
+                kept=chosen["kept"],
+                pinned_max=self._settings.pinned_max,
+            )
         except (MemoryError, torch.OutOfMemoryError, OSError) as error:
             self._give_back()
             raise EngineFault(
@@ -158,18 +165,24 @@ class SeparationEngine:
 
     def unload(self) -> None:
         """Drop the weights; every layer's mapping goes at once."""
+        if self._loaded is not None:
+            self._loaded.close()
         self._loaded = None
         self._give_back()
 
     def held(self) -> Lines:
-        """The resident weights."""
+        """The resident weights, and the slots where layers are streamed."""
         if self._loaded is None:
             return ()
-        return (LineBytes(Line.WEIGHTS, self._loaded.bytes),)
+        weights = LineBytes(Line.WEIGHTS, self._loaded.bytes)
+        slots = LineBytes(Line.SLOTS, self._loaded.streamer.slot_bytes)
+        return (weights, slots) if slots.bytes else (weights,)
 
     def _options(self, sources: tuple[Source, ...]) -> tuple[Option, ...]:
-        machine = offer.Machine(self._device.type, self._device_settings.threads)
         settings = self._settings
+        machine = offer.Machine(
+            self._device.type, self._device_settings.threads, settings.pinned_max
+        )
         return choices.options(sources, settings.precisions, settings.window_ms, machine)
 
     def _steps(

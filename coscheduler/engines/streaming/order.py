@@ -7,6 +7,7 @@ one layer more or less moves one layer.
 
 from collections.abc import Sequence
 
+SLOTS = 2  # worst overlap 1.09 of max(compute, transfer); a third one takes a layer more for 1.02
 PASSES = 8  # that `pass_time` looks at: the first one fills the pipe, the others are alike
 
 

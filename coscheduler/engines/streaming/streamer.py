@@ -18,10 +18,9 @@ import torch
 
 from coscheduler.engines.streaming.blocks import Block, load_block
 from coscheduler.engines.streaming.copier import Copier, Slot, ThreadCopier
-from coscheduler.engines.streaming.order import residency_order
+from coscheduler.engines.streaming.order import SLOTS, residency_order
 from coscheduler.engines.streaming.prepared import PreparedFile
 
-SLOTS = 2
 OnBytes = Callable[[int], None]  # so many bytes more are in place
 
 

@@ -43,7 +43,7 @@ def peak_of(work: Callable[[], object]) -> int:
 def main(models: Path, out: Path) -> dict[str, object]:
     engine = SeparationEngine(settings_for(models))
     engine.start()
-    (option,) = engine.describe().options
+    option = engine.describe().options[0]
     base = anonymous_bytes(os.getpid())
     engine.load(option, lambda done, total: None)
     loaded = anonymous_bytes(os.getpid())

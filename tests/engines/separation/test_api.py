@@ -9,7 +9,9 @@ import pytest
 
 from coscheduler import audio
 from coscheduler.engines.base import Task
+from coscheduler.engines.separation import choices
 from coscheduler.engines.separation.engine import SeparationEngine
+from coscheduler.engines.separation.offer import CONTEXT_BYTES, PRECISIONS, Machine
 from coscheduler.errors import EngineFault, InvalidInput, Refused
 from coscheduler.separation import Recording, SamAudio
 from tests.engines.separation.conftest import RATE, finish, noise
@@ -94,14 +96,17 @@ def test_without_a_limit_it_is_float32(sam: SamAudio) -> None:
     assert (sam.option.name, sam.reason) == ("float32", "")
 
 
-def test_the_best_precision_that_fits_is_taken_and_the_reason_told(models: Path) -> None:
-    with load(models) as full, load(models, precision="int8") as small:
-        most, least = (one.option.peak_bytes(3_600_000) + 24 * 1024**2 for one in (full, small))
-    with load(models, memory_limit=most) as chosen:
-        assert chosen.option.name == "float32"
-    with load(models, memory_limit=f"{least} B") as chosen:
-        assert chosen.option.name == "int8"
-        assert "float32 takes" in chosen.reason
+def test_the_best_that_fits_is_taken_and_the_reason_told(models: Path) -> None:
+    """First fewer resident layers, then a smaller precision."""
+    source = choices.open_source(models / "sam", models / "t5")
+    offered = choices.options((source,), PRECISIONS, 30_000, Machine("cpu", 1))
+    need = {o.name: o.peak_bytes(3_600_000) + CONTEXT_BYTES["cpu"] for o in offered}
+    for name in ("float32", "float32:0/4", "int8:0/4"):
+        with load(models, memory_limit=f"{need[name]} B") as chosen:
+            assert chosen.option.name == name
+            assert bool(chosen.reason) == name.startswith("int8")
+    assert "float32 takes" in chosen.reason
+    least = min(need.values())
     with pytest.raises(Refused) as caught:
         load(models, memory_limit=least - 1)
     assert caught.value.reason == "NEVER_FITS"

@@ -1,7 +1,7 @@
 """Windows side by side: one layer serves all of a cohort, and the bits do not change."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from coscheduler.engines.base import Task
 from coscheduler.engines.separation import choices, footprint, transformer
 from coscheduler.engines.separation.engine import SeparationEngine
 from coscheduler.engines.separation.model import LoadedModel
-from coscheduler.engines.separation.offer import COPY_BYTES_PER_MS, Machine
+from coscheduler.engines.separation.offer import Machine
 from coscheduler.engines.separation.sampler import Integration, draw_noise, plan_windows
 from coscheduler.engines.separation.velocity import WindowVelocity
 from tests.engines.separation.conftest import finish, noise, settings_for
@@ -23,15 +23,15 @@ FRAMES, WINDOW, STEPS = 90, 25, 3
 
 
 class Counting(LoadedModel):
-    """The loaded model, and how often a layer was asked for."""
+    """The loaded model, and how often a pass over its layers was asked for."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         vars(self).update(vars(loaded))
-        self.asked: list[int] = []
+        self.passes = 0
 
-    def layer(self, index: int) -> Mapping[str, Tensor]:
-        self.asked.append(index)
-        return super().layer(index)
+    def layers(self) -> Iterator[Mapping[str, Tensor]]:
+        self.passes += 1
+        yield from super().layers()
 
 
 def state_after(loaded: LoadedModel, cohort: int) -> Tensor:
@@ -71,8 +71,7 @@ def test_a_layer_is_asked_for_once_for_each_cohort(
 ) -> None:
     counting = Counting(loaded)
     state_after(counting, cohort)
-    layers = list(range(loaded.config.transformer.n_layers))
-    assert counting.asked == layers * passes * 2 * STEPS
+    assert counting.passes == passes * 2 * STEPS
 
 
 def test_through_the_engine_files_are_the_same(
@@ -82,7 +81,7 @@ def test_through_the_engine_files_are_the_same(
     alone, paired = task(noise(4.0)), task(noise(4.0))
     finish(engine, alone)
     other = SeparationEngine(settings_for(models, window_ms=2000))
-    (option,) = other.describe().options
+    option = other.describe().options[0]
     changed = {**json.loads(option.settings_json), "cohort": 2}
     other.load(replace(option, settings_json=json.dumps(changed)), lambda done, total: None)
     finish(other, paired)
@@ -101,12 +100,12 @@ def test_the_smallest_cohort_that_hides_the_copying(
     streamed_ms: int, computed_ms: int, cohort: int
 ) -> None:
     machine = Machine("cpu", threads=2)
-    copied, computed = streamed_ms * COPY_BYTES_PER_MS, computed_ms * machine.flop_per_ms
+    copied, computed = streamed_ms * machine.link_bytes_per_ms, computed_ms * machine.flop_per_ms
     assert machine.cohort(copied, computed) == cohort
 
 
 def test_with_everything_resident_windows_run_alone(models: Path) -> None:
-    (option,) = SeparationEngine(settings_for(models)).describe().options
+    option = SeparationEngine(settings_for(models)).describe().options[0]
     assert json.loads(option.settings_json)["cohort"] == 1
 
 

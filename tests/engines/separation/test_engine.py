@@ -188,11 +188,11 @@ def test_the_options_are_the_configured_precisions(models: Path) -> None:
     assert described.engine is EngineName.SEPARATION
     assert described.model == "sam"
     assert [(o.name, o.quality_tier) for o in described.options] == [
-        ("float32", 0),
-        ("bfloat16", 1),
-        ("int8", 2),
+        (f"{precision}{kept}", tier)
+        for tier, precision in enumerate(precisions)
+        for kept in ("", ":1/4", ":0/4")  # of four layers; the others are streamed
     ]
-    full, half, quarter = (total_bytes(option.resident) for option in described.options)
+    full, half, quarter = (total_bytes(option.resident) for option in described.options[::3])
     assert quarter < half < full
     assert [s.name for s in described.segments] == [f"layer.{i}" for i in range(4)]
     assert {line.line for line in described.options[0].run_lines(25_000)} <= {
@@ -202,8 +202,22 @@ def test_the_options_are_the_configured_precisions(models: Path) -> None:
     }
 
 
+def test_fewer_layers_take_less_memory_and_more_time(models: Path) -> None:
+    described = SeparationEngine(settings_for(models)).describe()
+    layer = described.segments[0].bytes
+    whole, one, none = described.options
+    by_line = [{entry.line: entry.bytes for entry in option.resident} for option in (one, none)]
+    weights = total_bytes(whole.resident)
+    assert by_line == [
+        {Line.WEIGHTS: weights - 3 * layer, Line.SLOTS: 2 * layer},
+        {Line.WEIGHTS: weights - 4 * layer, Line.SLOTS: 2 * layer},
+    ]
+    assert whole.run_ms_per_second < one.run_ms_per_second <= none.run_ms_per_second
+    assert whole.load_ms == one.load_ms == none.load_ms  # each layer is read from the disk once
+
+
 def test_a_run_stops_growing_at_its_window(models: Path) -> None:
-    (option,) = SeparationEngine(settings_for(models, window_ms=10_000)).describe().options
+    option = SeparationEngine(settings_for(models, window_ms=10_000)).describe().options[0]
     assert option.peak_bytes(10_000) == option.peak_bytes(7_200_000)
 
 
@@ -222,11 +236,26 @@ def test_describing_reads_no_data(models: Path, tmp_path: Path) -> None:
 
 def test_what_is_held_is_what_the_option_said(make_engine: MakeEngine) -> None:
     engine = make_engine(precisions=["bfloat16"])
-    (option,) = engine.describe().options
-    assert engine.held() == option.resident
+    for option in engine.describe().options:
+        engine.load(option, lambda done, total: None)
+        assert engine.held() == option.resident
     engine.unload()
     assert engine.held() == ()
     engine.unload()
+
+
+def test_streaming_changes_no_bit_of_the_result(
+    engine: SeparationEngine, make_engine: MakeEngine, task: MakeTask
+) -> None:
+    """Two windows, all resident and everything streamed."""
+    whole, streamed = task(noise(3.0)), task(noise(3.0))
+    finish(engine, whole)
+    other = make_engine(window_ms=2000)
+    other.load(other.describe().options[-1], lambda done, total: None)
+    finish(other, streamed)
+    other.unload()
+    for name in ("target.wav", "residual.wav"):
+        assert (whole.output_dir / name).read_bytes() == (streamed.output_dir / name).read_bytes()
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
@@ -256,9 +285,11 @@ def test_a_load_that_fails_holds_nothing(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "sam", tmp_path / "sam")
     shutil.copytree(models / "t5", tmp_path / "t5")
     engine = SeparationEngine(settings_for(tmp_path))
-    (option,) = engine.describe().options
+    option = engine.describe().options[0]
     (tmp_path / "sam" / "checkpoint.pt").unlink()
     with pytest.raises(EngineFault):
         engine.load(option, lambda done, total: None)
     assert engine.held() == ()
-    assert json.loads(option.settings_json) == {"dtype": "float32", "model": 0, "cohort": 1}
+    assert json.loads(option.settings_json) == {
+        "dtype": "float32", "model": 0, "cohort": 1, "kept": 4,
+    }  # fmt: skip
