@@ -66,8 +66,9 @@ class SeparateParameters(_Parameters):
     with the seeds from `seed` on, and the one that `ranking` puts first is kept; "consistency" is
     how well target and residual together rebuild the recording. While every target is empty, up to
     `redraws_max` further seeds are tried. A residual of "mixture-minus-target" adds up with the
-    target to the recording exactly; the generated one may sound cleaner. `sample_rate_hz` None: the
-    model's own rate, 48 kHz.
+    target to the recording exactly; the generated one may sound cleaner. `watermark`: mark target
+    and generated residual inaudibly as made by the model, as Meta's code always does; the 16 bits
+    of the mark follow from the seed. `sample_rate_hz` None: the model's own rate, 48 kHz.
     """
 
     prompt: Annotated[str, Field(min_length=1, max_length=2000)]
@@ -77,6 +78,7 @@ class SeparateParameters(_Parameters):
     ranking: Ranking = "consistency"
     redraws_max: Annotated[int, Field(ge=0, le=4)] = 1
     residual: Residual = "generated"
+    watermark: bool = True
     sample_rate_hz: Annotated[int, Field(ge=8_000, le=192_000)] | None = None
 
 

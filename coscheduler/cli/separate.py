@@ -68,6 +68,10 @@ def separate(
     residual: Annotated[ResidualKind, typer.Option(help="What the rest is.")] = (
         ResidualKind.GENERATED
     ),
+    watermark: Annotated[
+        bool,
+        typer.Option(help="Mark the results inaudibly as made by the model, as Meta's code does."),
+    ] = True,
     sample_rate: Annotated[
         int | None, typer.Option(metavar="HZ", help="Of the results. (default: the model's)")
     ] = None,
@@ -105,6 +109,7 @@ def separate(
         "seed": seed,
         "redraws_max": redraws,
         "residual": residual.value,
+        "watermark": watermark,
         "sample_rate_hz": sample_rate,
     }
     plan = Plan(desc, transcribe=False, separation=separation)

@@ -22,6 +22,7 @@ ENCODER_RATES, DECODER_RATES, WATERMARK_RATES = (2, 8, 10, 12), (12, 10, 8, 2), 
 CODEBOOK_DIM, STATE_CHANNELS, TIME_DIM = 128, 256, 256
 VISION_DIM, ANCHOR_DIM, ANCHORS = 1024, 128, 3
 MESSAGE_BITS = 16
+WATERMARK_OUT = "audio_codec.decoder.wm_model.decoder_block.post.1"
 WORDS = (
     "a an the of and in on with to from is no man woman person child people crowd speech speaking "
     "talking voice voices sing singing laugh laughter cry music song piano guitar drum drums "
@@ -218,7 +219,7 @@ def _watermark_shapes(sizes: Sizes) -> Shapes:
     yield f"{wm}.msg_processor.msg_processor.weight", (2 * MESSAGE_BITS, message)
     yield from _plain(f"{wm}.decoder_block.pre.0", hidden, message, 7)
     yield from _lstm(f"{wm}.decoder_block.pre.1.lstm", hidden)
-    yield from _plain(f"{wm}.decoder_block.post.1", 1, channels, 7)
+    yield from _plain(WATERMARK_OUT, 1, channels, 7)
 
 
 def _gated(key: str, inner: int, hidden: int, out: int) -> Shapes:
@@ -267,6 +268,8 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
     values = torch.randn(shape, generator=generator)
+    if name.startswith(WATERMARK_OUT):
+        values.mul_(0.02)  # quiet, as a trained one is
     kind = name.rsplit(".", 1)[-1]
     if kind == "alpha":
         return values.abs_().add_(0.5)

@@ -546,6 +546,7 @@ class SeparateParameters(_message.Message):
     REDRAW_MAX_COUNT_FIELD_NUMBER: _builtins.int
     RESIDUAL_FIELD_NUMBER: _builtins.int
     SAMPLE_RATE_HZ_FIELD_NUMBER: _builtins.int
+    WATERMARK_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """The sound, in a few words: "a woman speaking". 1 to 2000 characters."""
     seed: _builtins.int
@@ -560,6 +561,10 @@ class SeparateParameters(_message.Message):
     """What the residual is. Unspecified means generated."""
     sample_rate_hz: _builtins.int
     """Sample rate of target and residual, 8000 to 192000; 0 means the model's, 48000."""
+    watermark: _builtins.bool
+    """Whether to mark target and generated residual inaudibly as made by the model, as Meta's code
+    always does. The mark's 16 bits follow from the seed. Absent means yes.
+    """
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimeSpan]:
         """Where the sound is and where it is not, 64 at most; of two that overlap the later one counts. A
@@ -577,14 +582,20 @@ class SeparateParameters(_message.Message):
         redraw_max_count: _builtins.int | None = ...,
         residual: Global___Residual.ValueType = ...,
         sample_rate_hz: _builtins.int = ...,
+        watermark: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_redraw_max_count", b"_redraw_max_count", "redraw_max_count", b"redraw_max_count"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_redraw_max_count", b"_redraw_max_count", "_watermark", b"_watermark", "redraw_max_count", b"redraw_max_count", "watermark", b"watermark"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_redraw_max_count", b"_redraw_max_count", "candidate_count", b"candidate_count", "prompt", b"prompt", "ranking", b"ranking", "redraw_max_count", b"redraw_max_count", "residual", b"residual", "sample_rate_hz", b"sample_rate_hz", "seed", b"seed", "spans", b"spans"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_redraw_max_count", b"_redraw_max_count", "_watermark", b"_watermark", "candidate_count", b"candidate_count", "prompt", b"prompt", "ranking", b"ranking", "redraw_max_count", b"redraw_max_count", "residual", b"residual", "sample_rate_hz", b"sample_rate_hz", "seed", b"seed", "spans", b"spans", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__redraw_max_count: _TypeAlias = _typing.Literal["redraw_max_count"]  # noqa: Y015
     _WhichOneofArgType__redraw_max_count: _TypeAlias = _typing.Literal["_redraw_max_count", b"_redraw_max_count"]  # noqa: Y015
+    _WhichOneofReturnType__watermark: _TypeAlias = _typing.Literal["watermark"]  # noqa: Y015
+    _WhichOneofArgType__watermark: _TypeAlias = _typing.Literal["_watermark", b"_watermark"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__redraw_max_count) -> _WhichOneofReturnType__redraw_max_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__watermark) -> _WhichOneofReturnType__watermark | None: ...
 
 Global___SeparateParameters: _TypeAlias = SeparateParameters  # noqa: Y015
 

@@ -22,6 +22,7 @@ FULL = {
     "ranking": "consistency",
     "redraws_max": 0,
     "residual": "mixture-minus-target",
+    "watermark": False,
     "sample_rate_hz": 44_100,
 }  # fmt: skip
 
@@ -34,7 +35,9 @@ def there_and_back(plan: Plan) -> dict[str, Any]:
     return stages.parse(stage.kind, stage.parameters).model_dump(mode="json")
 
 
-@pytest.mark.parametrize("changes", [{}, {"redraws_max": 3}, {"residual": "generated"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"redraws_max": 3}, {"residual": "generated"}, {"watermark": True}]
+)
 def test_everything_arrives(changes: dict[str, Any]) -> None:
     wanted = {**FULL, **changes}
     further = {key: value for key, value in wanted.items() if key != "prompt"}

@@ -176,6 +176,7 @@ class SamAudio:
         seed: int = 0,
         redraws_max: int = 1,
         residual: stages.Residual = "generated",
+        watermark: bool = True,
         sample_rate_hz: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> Separation:
@@ -186,7 +187,8 @@ class SamAudio:
         place = self._open()
         values = {
             "prompt": description, "spans": list(spans), "candidates": candidates, "seed": seed,
-            "redraws_max": redraws_max, "residual": residual, "sample_rate_hz": sample_rate_hz,
+            "redraws_max": redraws_max, "residual": residual, "watermark": watermark,
+            "sample_rate_hz": sample_rate_hz,
         }  # fmt: skip
         parameters = stages.parse(StageKind.SEPARATE, values)
         assert isinstance(parameters, stages.SeparateParameters)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from coscheduler.engines.separation import sampler
-from coscheduler.engines.separation.codec import Decoding
+from coscheduler.engines.separation.codec import Decoding, Watermark, message_bits
 from coscheduler.engines.separation.model import LoadedModel
 from coscheduler.engines.separation.ranking import Judged, MakeRanker, judge
 from coscheduler.engines.separation.recording import Recording
@@ -100,7 +100,7 @@ class Candidates:
         self._progress.begin(number)
         yield from self._sample(number)
         heap.trim()  # holes that one phase leaves in the heap would add to the peak of the next
-        signals = yield from self._decode(self._state)
+        signals = yield from self._decode(self._state, self._request.seed_of(number))
         heap.trim()
         ranker = self._make_ranker(self._model.config, self._request.prompt)
         judging = judge(ranker, self._request.seed_of(number), self._recording.mixture, signals)
@@ -132,11 +132,12 @@ class Candidates:
                 yield from self._save(index + 1)
         self._first_step = 0
 
-    def _decode(self, latents: Tensor) -> Generator[Step, None, Tensor]:
+    def _decode(self, latents: Tensor, seed: int) -> Generator[Step, None, Tensor]:
         """Latents [frames, channels] -> signals [2, N], cut to the mixture's length."""
         codec, tile = self._model.config.audio_codec, self._limits.decode_tile_frames
         signals = self._arrays.zeros(2, len(self._recording.mixture))
-        decoding = Decoding(self._model.weights("decoder"), codec)
+        mark = self._watermark(seed) if self._request.watermark else None
+        decoding = Decoding(self._model.weights("decoder"), codec, mark)
         frames, ready = self._recording.frames, 0
         for number, start in enumerate(range(0, frames, tile)):
             piece = latents[start : start + tile].to(self._model.device)
@@ -147,6 +148,12 @@ class Candidates:
             ready += samples.shape[1]
             yield self._progress.decoded(number + 1)
         return signals
+
+    def _watermark(self, seed: int) -> Watermark:
+        """Its weights are in memory only as long as it is."""
+        weights = self._model.watermark()
+        bits = message_bits(weights, seed, rows=2)
+        return Watermark(weights, self._model.config.audio_codec, bits.to(self._model.device))
 
     def _save(self, step: int) -> Steps:
         """A point after `step` steps of the candidate in the making.
@@ -184,7 +191,7 @@ class Candidates:
         judged = [Judged(**known) for known in state.facts["judged"]]
         if best is not None:
             latents = best.arrays["latents"]
-            signals = yield from self._decode(latents)
+            signals = yield from self._decode(latents, int(seed))
             chosen = next(one for one in judged if one.seed == seed)
             self._best = _Best(chosen, signals, latents, is_saved=True)
         self._judged = judged

@@ -1,9 +1,11 @@
 """The DACVAE codec as chains of stages: samples to latent frames and back, piece by piece.
 
-Upstream always adds a watermark of 16 random bits to its output. Here the output is the decoder's
-main path (ending in tanh), the same every time, and the watermark an option of `Decoding`.
+The decoder's main path ends in tanh. Upstream then always adds a watermark of 16 random bits; here
+it is an option of `Decoding`, and the bits follow from a seed, so that the output is the same every
+time.
 """
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -112,6 +114,16 @@ class Watermark:
         """[B, 1, n] -> [B, 1, m]: samples + share * watermark."""
         mark = self._after.push(self._before.push(samples, last) + self._message, last)
         return self._delay.add_to(mark * self._share, samples)
+
+
+def message_bits(weights: Weights, seed: int, rows: int) -> Tensor:
+    """The watermark's message under a seed, 0 or 1, int64 [rows, bits]."""
+    bits = weights["message"].shape[0] // 2
+    digest = hashlib.sha256(f"watermark:{seed}".encode()).digest()
+    number = int.from_bytes(digest, "little")
+    return torch.tensor(
+        [[number >> (row * bits + bit) & 1 for bit in range(bits)] for row in range(rows)]
+    )
 
 
 def reflect_pad(samples: Tensor, hop: int) -> Tensor:

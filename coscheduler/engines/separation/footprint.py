@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from coscheduler.core.model import Line, RunLine
 from coscheduler.engines.separation.config import ModelConfig
-from coscheduler.engines.separation.scheme import EVALUATIONS, Limits
+from coscheduler.engines.separation.scheme import EVALUATIONS, WATERMARK, Limits
 from coscheduler.engines.streaming.segments import SegmentEntry
 
 MIB = 1024 * 1024
@@ -95,6 +95,7 @@ def run_lines(
     prompt = prompt_workspace_bytes(text_encoder.config, tokens)
     stream = stream_bytes_per_frame(config, hidden_width(segments))
     seconds = math.ceil(chosen.window_frames / config.frame_rate_hz)
+    watermark = next(s.bytes for s in segments if s.name == WATERMARK)
     reordered = {s.name: _largest_bytes(s) for s in segments}
     embedding = 12 * config.transformer.dim**2  # the kernel-3 convolutions before the layers
     embedding = max(embedding, unpacked_bytes(segments))
@@ -112,6 +113,7 @@ def run_lines(
         ),
         *_waiting_windows(config, chosen.window_frames, cohort),
         RunLine(Line.WORKSPACE, codec_bytes(decode, reordered["decoder"]), phase="decode"),
+        RunLine(Line.WEIGHTS, watermark, phase="decode"),
     )
 
 

@@ -70,13 +70,14 @@ class LoadedModel:
     def __init__(
         self,
         config: ModelConfig,
-        identity: str,
         blocks: Mapping[str, Block],
         streamer: Streamer,
+        prepared: PreparedFile,
         device: torch.device,
     ) -> None:
         self.config, self.device = config, device
-        self.identity = identity  # of checkpoint, folding and precision
+        self.identity = prepared.path.name  # of checkpoint, folding and precision
+        self._prepared = prepared
         self.streamer = streamer
         self._blocks = dict(blocks)
 
@@ -88,6 +89,14 @@ class LoadedModel:
     def weights(self, segment: str) -> Mapping[str, Tensor]:
         """The tensors of a segment outside the layers. KeyError if it was not loaded."""
         return self._blocks[segment].tensors
+
+    def watermark(self) -> Mapping[str, Tensor]:
+        """The watermark's tensors: those that were loaded, else an allocation of their own that
+        goes when they go.
+        """
+        if WATERMARK in self._blocks:
+            return self.weights(WATERMARK)
+        return load_block(self._prepared, WATERMARK, self.device).tensors
 
     def layer(self, index: int) -> Mapping[str, Tensor]:
         """The tensors of a DiT layer that stays. KeyError for one that is streamed."""
@@ -138,7 +147,7 @@ def load(
         blocks[entry.name] = load_block(prepared, entry.name, device)
         add(entry.bytes)
     streamer = Streamer(prepared, names, device, len(order), pinned_max=pinned_max, on_bytes=add)
-    return LoadedModel(config, prepared.path.name, blocks, streamer, device)
+    return LoadedModel(config, blocks, streamer, prepared, device)
 
 
 def layer_names(config: ModelConfig) -> tuple[str, ...]:

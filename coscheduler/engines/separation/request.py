@@ -28,6 +28,7 @@ class Request:
     ranking: str = "consistency"
     redraws_max: int = 0
     residual: Literal["generated", "mixture-minus-target"] = "generated"
+    watermark: bool = True
     sample_rate_hz: int | None = None  # of the output; None: the model's
 
     def seed_of(self, candidate: int) -> int:
@@ -51,6 +52,7 @@ def from_parameters(parameters: SeparateParameters) -> Request:
         ranking=parameters.ranking,
         redraws_max=parameters.redraws_max,
         residual=parameters.residual,
+        watermark=parameters.watermark,
         sample_rate_hz=parameters.sample_rate_hz,
     )
 

@@ -43,6 +43,7 @@ def _separate_to_wire(values: Mapping[str, Any]) -> job_pb2.SeparateParameters:
         candidate_count=values.get("candidates", 0),
         redraw_max_count=values.get("redraws_max"),
         sample_rate_hz=values.get("sample_rate_hz") or 0,
+        watermark=values.get("watermark"),
     )
     for span in values.get("spans", ()):
         sign = SIGN.to_wire(span["sign"])
@@ -75,6 +76,8 @@ def _separate_from_wire(message: job_pb2.SeparateParameters) -> dict[str, Any]:
         values["residual"] = RESIDUAL.from_wire(message.residual)
     if message.sample_rate_hz:
         values["sample_rate_hz"] = message.sample_rate_hz
+    if message.HasField("watermark"):
+        values["watermark"] = message.watermark
     return values
 
 

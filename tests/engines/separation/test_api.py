@@ -66,6 +66,13 @@ def test_channels_become_their_mean_and_rates_are_changed(sam: SamAudio) -> None
     assert len(slow.mixture) == pytest.approx(2 * len(noise(0.4)), abs=2)
 
 
+def test_the_watermark_can_be_declined(sam: SamAudio) -> None:
+    recording = sam.encode(noise(0.2))
+    marked, plain = (sam.separate(recording, "a dog", watermark=mark) for mark in (True, False))
+    assert np.array_equal(sam.separate(recording, "a dog").target, marked.target)
+    assert not np.array_equal(marked.target, plain.target)
+
+
 @pytest.mark.parametrize(
     ("samples", "reason"),
     [
