@@ -5,7 +5,7 @@ import hashlib
 import math
 import struct
 import wave
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from io import BytesIO
 from pathlib import Path
@@ -90,10 +90,16 @@ async def until(daemon: Daemon, name: str, seen: Callable[[JobSnapshot], bool]) 
     raise AssertionError(f"{name} ended before it was seen: {snapshot}")
 
 
-def run(work: Awaitable[Any]) -> Any:
-    """Run a coroutine, with a bound of its own."""
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine, with a bound of its own; past it, say where every task stands."""
 
     async def bounded() -> Any:
-        return await asyncio.wait_for(work, 60)
+        task = asyncio.create_task(work)
+        await asyncio.wait({task}, timeout=60)
+        if not task.done():
+            for each in asyncio.all_tasks():
+                each.print_stack()
+            task.cancel()
+        return await task
 
     return asyncio.run(bounded())
