@@ -228,6 +228,9 @@ class Supervisor:
             event = ev.DescribeFailed(engine, failed.failure)
         except CoschedulerError as error:
             event = ev.DescribeFailed(engine, _failure(error))
+        except Exception as error:  # an engine that is never described would keep its jobs for ever
+            log.exception("describing %s failed", engine)
+            event = ev.DescribeFailed(engine, Failure("SUPERVISOR_ERROR", repr(error)))
         self._post(event)
 
     async def _remembered(self, description: EngineDescription) -> EngineDescription:
@@ -279,9 +282,13 @@ class Supervisor:
             progress = Progress(command.stage_index, slice_.done, slice_.total, slice_.note)
             self._listener.progress(job.name, progress)
 
+        try:
+            task = self._task(job, command.stage_index)
+        except OSError as error:  # a disk that is full fails the stage, not the engine
+            failure = Failure("WORK_DIR_FAILED", f"making a folder for the results failed: {error}")
+            return ev.StageFailed(command.engine, job.name, failure, True, 0)
         self._on_progress[command.engine] = on_slice
         self._jobs[command.engine] = job.name
-        task = self._task(job, command.stage_index)
         try:
             async with peak:
                 answer = await self._ask(child, msg.RunTask(task), self._limits.slice_ms_max)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from coscheduler.core.model import EngineName, JobState, Output
+from coscheduler.errors import Refused
 from coscheduler.runtime.artifacts import Artifacts
 from coscheduler.runtime.daemon import Daemon
 from coscheduler.runtime.store import Store
@@ -152,5 +153,54 @@ def test_an_engine_that_dies_between_start_and_load_is_tried_again(
             ended = (await final(daemon, name)).job
             assert ended.state is JobState.SUCCEEDED
             assert ended.stages[0].attempt_count == 2
+
+    run(story())
+
+
+def test_a_disk_that_has_no_room_for_results_costs_an_attempt_and_not_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Artifacts.make_work_dir
+    refused: list[str] = []
+
+    def refuse_once(self: Artifacts, job: str, stage_index: int) -> Path:
+        if not refused:
+            refused.append(job)
+            raise OSError(28, "No space left on device")
+        return make(self, job, stage_index)
+
+    monkeypatch.setattr(Artifacts, "make_work_dir", refuse_once)
+
+    async def story() -> None:
+        async with running(settings(tmp_path)) as daemon:
+            source = await upload(daemon, recording())
+            await daemon.load_engine(EngineName.TRANSCRIPTION, "")
+            job = (await daemon.create_job(request("a", source, TRANSCRIBE))).job.name
+            ended = (await final(daemon, job)).job
+            assert ended.state is JobState.SUCCEEDED, ended.failure
+            assert ended.stages[0].attempt_count == 2
+            assert not any("gone" in why or "ended" in why for why in ended.stages[0].waited_for)
+
+    run(story())
+
+
+def test_whatever_breaks_a_description_makes_its_jobs_fail_instead_of_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> int | None:
+        raise RuntimeError("scripted")
+
+    monkeypatch.setattr(Store, "get_measurement", broken)
+
+    async def story() -> None:
+        async with running(settings(tmp_path)) as daemon:
+            source = await upload(daemon, recording())
+            async for gpu in daemon.watch_gpu():
+                if all(view.state == "unavailable" for view in gpu.engines):
+                    break
+            with pytest.raises(Refused) as refusal:
+                await daemon.create_job(request("a", source, TRANSCRIBE))
+            assert refusal.value.reason == "SUPERVISOR_ERROR"
+            assert "scripted" in refusal.value.message
 
     run(story())
