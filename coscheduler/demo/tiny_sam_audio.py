@@ -38,7 +38,7 @@ class Sizes:
 
     encoder_dim: int = 8
     latent_dim: int = 64
-    decoder_dim: int = 96  # a multiple of 48
+    decoder_dim: int = 96  # a multiple of 96: the watermark has 48ths of it, and halves them
     dim: int = 128
     heads: int = 4
     layers: int = 4
@@ -66,8 +66,8 @@ def official(dim: int, heads: int, layers: int) -> Sizes:
 
 
 TINY = Sizes()
-# The least that the format allows, at the official rates: for hours of audio.
-LEAST = Sizes(encoder_dim=1, latent_dim=8, decoder_dim=48, dim=16, heads=1, layers=1)
+# Nearly nothing at the official rates: for hours of audio.
+LEAST = Sizes(encoder_dim=1, latent_dim=8, dim=16, heads=1, layers=1)
 SIZES = {
     "tiny": TINY,
     "least": LEAST,

@@ -3,7 +3,6 @@
 1. One evaluation of the transformer over one window: float32, bfloat16, int8, and the plain way
    (the checkpoint's own tensors, nothing folded or kept between evaluations).
 2. The codec in tiles against the codec over the whole piece at once.
-3. With --lengths: the peak of anonymous memory of a whole separation, a process for each length.
 
 Rounds are interleaved and their order changes. Times are given by the clock and of the processor:
 on a shared machine only the second says what the work costs.
@@ -14,36 +13,27 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from coscheduler import audio, config
-from coscheduler.core.model import StageKind
 from coscheduler.demo import tiny_sam_audio
-from coscheduler.engines.base import Task
 from coscheduler.engines.separation import footprint, model, sampler, transformer
 from coscheduler.engines.separation.codec import Decoding, Encoding
-from coscheduler.engines.separation.engine import SeparationEngine
 from coscheduler.engines.separation.model import LoadedModel, ModelFolder
 from coscheduler.engines.separation.offer import PRECISIONS
 from coscheduler.engines.separation.sampler import Windows
 from coscheduler.engines.separation.velocity import WindowVelocity
-from coscheduler.procfs import anonymous_bytes
 from measures._ratios import ratio
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENS = 8
-SAMPLE_SECONDS = 0.005
 ROUNDS_MIN = 7
 
 Work = Callable[[], object]
@@ -56,24 +46,17 @@ def main(arguments: list[str]) -> int:
         prog="scripts/measure separation", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--model", type=Path, help="a model folder (default: tiny, random)")
-    parser.add_argument("--text-encoder", type=Path, help="its T5 folder, for --lengths")
     parser.add_argument("--prepared-dir", type=Path, help="(default: a temporary folder)")
     parser.add_argument("--rounds", type=int, default=9, help=f"at least {ROUNDS_MIN}")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=10.0, help="of audio in a window")
     parser.add_argument("--codec-seconds", type=float, default=4.0)
-    parser.add_argument("--lengths", type=int, nargs="*", default=[], help="seconds of recordings")
-    parser.add_argument("--only-lengths", action="store_true", help="leave the times out")
     parser.add_argument("--out", type=Path, help="write the JSON here too")
-    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.rounds < ROUNDS_MIN:
         parser.error(f"--rounds must be at least {ROUNDS_MIN}")
     with tempfile.TemporaryDirectory() as scratch:
         complete(chosen, Path(scratch))
-        if chosen.worker is not None:
-            print(json.dumps(peak_of(chosen, Path(scratch), chosen.worker)))
-            return 0
         found = measure(chosen)
     text = json.dumps(found, indent=2)
     if chosen.out:
@@ -86,8 +69,8 @@ def main(arguments: list[str]) -> int:
 def complete(chosen: argparse.Namespace, scratch: Path) -> None:
     """Fill in what was not given."""
     if chosen.model is None:
-        chosen.model, chosen.text_encoder = scratch / "tiny", scratch / "t5"
-        tiny_sam_audio.write(chosen.model, chosen.text_encoder)
+        chosen.model = scratch / "tiny"
+        tiny_sam_audio.write(chosen.model, scratch / "t5")
     chosen.prepared_dir = chosen.prepared_dir or scratch / "prepared"
 
 
@@ -97,11 +80,8 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     source = model.open_folder(chosen.model)
     found: dict[str, Any] = {"machine": machine(chosen), "model": shape_of(source)}
     with torch.inference_mode():
-        if not chosen.only_lengths:
-            found["evaluation"] = evaluations(chosen, source)
-            found["codec"] = codecs(chosen, source)
-    if chosen.lengths:
-        found["memory_by_length"] = [ask(chosen, seconds) for seconds in chosen.lengths]
+        found["evaluation"] = evaluations(chosen, source)
+        found["codec"] = codecs(chosen, source)
     return found
 
 
@@ -261,75 +241,6 @@ def run_tiles(coder: Encoding | Decoding, x: Tensor, size: int) -> None:
     """A signal through the codec in pieces."""
     for start in range(0, x.shape[2], size):
         coder.push(x[..., start : start + size], start + size >= x.shape[2])
-
-
-# -- memory
-
-
-def ask(chosen: argparse.Namespace, seconds: int) -> dict[str, Any]:
-    """A fresh process that separates a recording of that length."""
-    command = [
-        sys.executable, str(ROOT / "scripts" / "measure"), "separation", "--worker", str(seconds),
-        "--threads", str(chosen.threads), "--model", str(chosen.model),
-        "--text-encoder", str(chosen.text_encoder), "--prepared-dir", str(chosen.prepared_dir),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def peak_of(chosen: argparse.Namespace, scratch: Path, seconds: int) -> dict[str, Any]:
-    """The worker's side: predicted and measured peak beyond the context, bytes."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    section = {
-        "model": str(chosen.model), "text_encoder": str(chosen.text_encoder),
-        "prepared_dir": str(chosen.prepared_dir),
-    }  # fmt: skip
-    raw = {"separation": section, "device": {"threads": chosen.threads}}
-    engine = SeparationEngine(config.parse(raw, Path.cwd()))
-    engine.start()
-    option = engine.describe().options[0]
-    recording, folder = scratch / "recording.wav", scratch / "out"
-    write_noise(recording, seconds)
-    folder.mkdir()
-    base = anonymous_bytes("self")
-    engine.load(option, ignore)
-    task = Task(
-        "jobs/m", StageKind.SEPARATE, {"prompt": "a man speaking", "redraws_max": 0}, recording,
-        folder, seconds * 1000,
-    )  # fmt: skip
-    begun = time.perf_counter()
-    peak = watched(lambda: [None for _ in engine.slices(task)])
-    return {
-        "seconds": seconds,
-        "predicted_peak_bytes": option.peak_bytes(seconds * 1000),
-        "measured_peak_bytes": peak - base,
-        "run_s": time.perf_counter() - begun,
-    }
-
-
-def write_noise(path: Path, seconds: int) -> None:
-    """White noise, one second after the other the same."""
-    second = np.random.default_rng(0).standard_normal(48_000).astype(np.float32) * 0.1
-    audio.write_wav(path, np.tile(second, seconds), 48_000)
-
-
-def watched(work: Work) -> int:
-    """The highest anonymous memory of this process while `work` runs, bytes."""
-    highest, stop = [anonymous_bytes("self")], threading.Event()
-
-    def sample() -> None:
-        while not stop.wait(SAMPLE_SECONDS):
-            highest[0] = max(highest[0], anonymous_bytes("self"))
-
-    sampler_thread = threading.Thread(target=sample)
-    sampler_thread.start()
-    try:
-        work()
-    finally:
-        stop.set()
-        sampler_thread.join()
-    return highest[0]
 
 
 def ignore(done: int, total: int) -> None:
