@@ -258,6 +258,43 @@ app.command(
 )(separate)
 
 
+@app.command(
+    epilog=examples(
+        "coscheduler plan --config configs/24gb.toml",
+        'coscheduler plan --config configs/4gb.toml --budget "6 GiB" --link "12 GB/s" --json',
+        "coscheduler plan --config configs/24gb.toml --plot plan.png",
+    )
+)
+def plan(
+    config: Annotated[Path, typer.Option(metavar="FILE", help="The config, as in configs/.")],
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory of the device. (default: the memory_cap)"),
+    ] = None,
+    link: Annotated[
+        str, typer.Option(metavar="SPEED", help="From RAM to the device; PCIe 4.0 with 16 lanes.")
+    ] = "24 GB/s",
+    minutes: Annotated[
+        int, typer.Option(min=1, max=720, metavar="N", help="Length of the recording.")
+    ] = 10,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw it as well: .png, or .svg. Needs matplotlib."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say for each stage who would have which bytes, what streams, and what gives way.
+
+    Needs no card and no weights: sizes come from the models' files where they are there, else from
+    the config's sections separation.shape, transcription.shape and analysis.shape. Speeds other
+    than the link's are estimates for a card of the 24 GB class. Exit status: 0, 1 where a stage
+    never fits, 2 for wrong usage or sizes that nobody states.
+    """
+    from coscheduler.cli import plan as plans
+
+    plans.show(config, budget, link, minutes, as_json, plot)
+
+
 @jobs_app.command("list")
 def list_jobs(
     context: typer.Context,

@@ -30,7 +30,7 @@ def change(server: str | None, ask: Callable[[Client], GpuSnapshot], as_json: bo
 
 def set_budget(server: str | None, size: str, as_json: bool) -> None:
     """Set the budget and print the device. Raises InvalidInput SIZE_INVALID."""
-    from coscheduler.cli.models import parse_size
+    from coscheduler.cli.sizes import parse_size
 
     budget_bytes = parse_size(size)
     change(server, lambda client: client.set_budget(budget_bytes), as_json)

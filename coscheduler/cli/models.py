@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from coscheduler.cli import say
+from coscheduler.cli.sizes import parse_size
 from coscheduler.config import AnalysisSettings, DeviceSettings
-from coscheduler.errors import EngineFault, InvalidInput, Refused, from_parts
+from coscheduler.errors import EngineFault, Refused, from_parts
 from coscheduler.runtime.meter import open_meter
 
 MODULE = "coscheduler.engines.analysis.check"  # run as a process: it loads the engine's library
@@ -45,15 +45,6 @@ def check(
         say.print_json(found)
     else:
         say.console().print(_view(found))
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "1.25 GiB". Raises InvalidInput SIZE_INVALID."""
-    try:
-        return int(TypeAdapter(ByteSize).validate_python(text))
-    except ValidationError:
-        message = f'{text!r} is not a size; write it as "1.25 GiB" or as a number of bytes'
-        raise InvalidInput("SIZE_INVALID", message, size=text) from None
 
 
 def _default_budget(n_ctx: int) -> int | None:

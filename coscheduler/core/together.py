@@ -14,11 +14,13 @@ from coscheduler.core.model import EngineName, Option, total_bytes
 @dataclass(frozen=True)
 class Choice:
     """An option in a joint plan. Options of one `family` become each other by adding or dropping
-    bytes (resident layers); between families everything is loaded anew.
+    bytes (resident layers); between families everything is loaded anew. `traffic_bytes` go over the
+    link in each pass, hidden behind the computation or not.
     """
 
     option: Option
     family: str
+    traffic_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ def plan_together(members: Sequence[Member], runs: EngineName, budget: Budget) -
     """The best choice for the engine that runs, and what the others keep beside it.
 
     The least (quality tier, time of the stage, time to bring the others back), in this order, over
-    all combinations; of equals the fastest to the millisecond, then the smallest. The others keep
-    nothing of another tier than the budget gives their own stage. None: the stage never fits.
+    all combinations; of equals the fastest to the millisecond, then what needs the link least, then
+    the smallest. The others keep nothing of another tier than the budget gives their own stage.
+    None: the stage never fits.
     """
     wanted = {member.engine: own_choice(member, budget) for member in members}
     if wanted[runs] is None:
@@ -160,14 +163,16 @@ def _fits(shares: Iterable[Share], budget: Budget) -> bool:
 
 
 def _together(shares: tuple[Share, ...], runs: EngineName, duration_ms: int) -> Together:
-    option = _option_of(shares, runs)
+    option = _choice_of(shares, runs).option
     return Together(shares, option.quality_tier, run_ms(option, duration_ms))
 
 
-def _option_of(shares: Iterable[Share], runs: EngineName) -> Option:
-    return next(share.choice.option for share in shares if share.engine == runs and share.choice)
+def _choice_of(shares: Iterable[Share], runs: EngineName) -> Choice:
+    return next(share.choice for share in shares if share.engine == runs and share.choice)
 
 
 def _rank(plan: Together, runs: EngineName, duration_ms: int) -> tuple[int, ...]:
-    exact_ms = _exact_run_ms(_option_of(plan.shares, runs), duration_ms)
-    return plan.quality_tier, plan.run_ms, plan.return_ms, exact_ms, plan.bytes
+    chosen = _choice_of(plan.shares, runs)
+    exact_ms = _exact_run_ms(chosen.option, duration_ms)
+    traffic_bytes = chosen.traffic_bytes
+    return plan.quality_tier, plan.run_ms, plan.return_ms, exact_ms, traffic_bytes, plan.bytes

@@ -62,6 +62,15 @@ def test_equal_speed_leaves_more_to_the_others() -> None:
     assert kept(plan(members, S, 190)) == {"separation": "resident", "transcription": "all"}
 
 
+def test_what_nobody_wants_saves_traffic() -> None:
+    streams = [Choice(option(weights=size), "f", traffic) for size, traffic in ((20, 9), (90, 1))]
+    members = [member(S, *streams)]
+    for capacity, traffic in ((50, 9), (119, 9), (120, 1)):
+        found = plan(members, S, capacity)
+        assert found is not None and found.shares[0].choice is not None
+        assert found.shares[0].choice.traffic_bytes == traffic
+
+
 def test_what_must_be_loaded_anew_is_not_worth_keeping_in_part() -> None:
     """The language model cannot grow: a part of it saves nothing, layers of the other do."""
     anew = [

@@ -4,17 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from coscheduler.demo import tiny_llm
 from coscheduler.engines.analysis import dry_run, footprint, header, sizes
 from coscheduler.engines.analysis.dry_run import Wanted
 from coscheduler.shapes import AnalysisShape
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    tiny_llm.write(path)
-    return path
 
 
 def shape_of(read: header.Header) -> AnalysisShape:
@@ -32,8 +24,8 @@ def shape_of(read: header.Header) -> AnalysisShape:
     )
 
 
-def test_written_numbers_give_the_header_that_the_file_has(model: Path) -> None:
-    read = header.read(model)
+def test_written_numbers_give_the_header_that_the_file_has(tiny_model: Path) -> None:
+    read = header.read(tiny_model)
     written = sizes.header(shape_of(read))
     names = {tensor.name for tensor in read.tensors}
     assert {tensor.name for tensor in written.tensors} == names
@@ -43,10 +35,10 @@ def test_written_numbers_give_the_header_that_the_file_has(model: Path) -> None:
     assert by_hand.weights_bytes == by_file.weights_bytes
 
 
-def test_the_compute_buffer_is_near_what_the_library_announces(model: Path) -> None:
-    read = footprint.of(header.read(model))
+def test_the_compute_buffer_is_near_what_the_library_announces(tiny_model: Path) -> None:
+    read = footprint.of(header.read(tiny_model))
     wanted = [Wanted(n_ctx, "f16", 64) for n_ctx in (512, 2048)]
-    for context, found in zip(wanted, dry_run.measure(model, wanted, 1).sizes, strict=True):
+    for context, found in zip(wanted, dry_run.measure(tiny_model, wanted, 1).sizes, strict=True):
         assert found is not None
         estimate = sizes.compute_bytes(read, context.n_ctx, context.n_batch)
         assert estimate == pytest.approx(found.compute_bytes, rel=0.25)
