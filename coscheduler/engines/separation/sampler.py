@@ -7,6 +7,7 @@ to be copied to the device) is needed once for all of it, and the bits do not de
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
@@ -54,16 +55,16 @@ def plan_windows(total: int, frames_max: int) -> Windows:
 
 def tapers(windows: Windows) -> Tensor:
     """The weight of each window at each of its frames, float32 [windows, frames]; over all windows
-    that cover a frame they sum to 1.
+    that cover a frame they sum to 1. Where two overlap one falls as cos^2 while the other rises as
+    sin^2, so that neither its first frame nor a kink in its slope can be noticed.
     """
     raw = torch.zeros(len(windows.starts), windows.frames)
     for index, start in enumerate(windows.starts):
         left = windows.frames if index == 0 else windows.starts[index - 1] + windows.frames - start
         last = index == len(windows.starts) - 1
         right = windows.frames if last else start + windows.frames - windows.starts[index + 1]
-        ramp = torch.arange(windows.frames) + 0.5
-        rise = torch.ones(windows.frames) if index == 0 else (ramp / left).clamp(max=1)
-        fall = torch.ones(windows.frames) if last else (ramp.flip(0) / right).clamp(max=1)
+        rise = torch.ones(windows.frames) if index == 0 else _rise(windows.frames, left)
+        fall = torch.ones(windows.frames) if last else _rise(windows.frames, right).flip(0)
         raw[index] = torch.minimum(rise, fall)
     sums = torch.zeros(windows.total)
     for index in range(len(windows.starts)):
@@ -71,6 +72,12 @@ def tapers(windows: Windows) -> Tensor:
     for index in range(len(windows.starts)):
         raw[index] /= sums[windows.slice(index)]
     return raw
+
+
+def _rise(frames: int, overlap: int) -> Tensor:
+    """sin^2 from 0 to 1 over the first `overlap` frames, then 1: float32 [frames]."""
+    share = ((torch.arange(frames) + 0.5) / overlap).clamp(max=1)
+    return torch.sin(share * (math.pi / 2)).square_()
 
 
 def evaluation_times() -> Tensor:

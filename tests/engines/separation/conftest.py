@@ -1,6 +1,5 @@
 """A tiny model in the official format, its weights in memory, and an engine that is ready."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from coscheduler.engines.separation import model
 from coscheduler.engines.separation.engine import SeparationEngine
 from coscheduler.engines.separation.model import LoadedModel, ModelFolder
 
-# As the fork server sets them: GNU OpenMP reads them when it is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# The models are tiny: a second thread costs more than it brings, most of all on a busy machine.
+torch.set_num_threads(1)
 RATE = 48_000
 
 

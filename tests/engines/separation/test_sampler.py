@@ -109,8 +109,8 @@ def test_where_windows_disagree_the_weights_decide() -> None:
     values = state.flatten().tolist()
     assert values[:2] == [0, 0]
     assert values[4:] == pytest.approx([1, 1])
-    assert values[2] == pytest.approx(0.25)
-    assert values[3] == pytest.approx(0.75)
+    assert values[2] == pytest.approx(math.sin(math.pi / 8) ** 2)
+    assert values[3] == pytest.approx(math.cos(math.pi / 8) ** 2)
 
 
 @pytest.mark.parametrize("cohort", [1, 2, 3, 4, 9])
