@@ -5,12 +5,14 @@ file. An engine whose section is missing is simply not configured; jobs that nee
 """
 
 import os
+import re
 import tempfile
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ByteSize,
     ConfigDict,
@@ -24,6 +26,7 @@ from coscheduler.errors import InvalidInput
 from coscheduler.shapes import AnalysisShape, SeparationShape, TranscriptionShape
 
 Positive = Annotated[int, Field(gt=0)]
+HUB_NAME = re.compile(r"hub:(?:[\w.-]+/)?[\w.-]+(?:/[\w./-]+\.gguf)?(?:@[\w./-]+)?")
 HubName = Annotated[str, Field(pattern=r"^hub:([\w.-]+/)?[\w.-]+(@[\w./-]+)?$")]
 NonNegative = Annotated[int, Field(ge=0)]
 # What becomes infinite in one evaluation of the ODE is not a number in the next one.
@@ -33,6 +36,16 @@ FLOAT16_REFUSED = (
 )
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+
+
+def _model_path(path: Path) -> Path:
+    if str(path).startswith("hub:") and HUB_NAME.fullmatch(str(path)) is None:
+        raise ValueError('a repository is written "hub:owner/name", with "@revision" if need be')
+    return path
+
+
+# A folder or file, or "hub:owner/name[/file.gguf][@revision]": what the local cache has of it.
+ModelPath = Annotated[Path, AfterValidator(_model_path)]
 
 
 class _Section(BaseModel):
@@ -131,9 +144,9 @@ class SeparationSettings(_Section):
 class TranscriptionSettings(_Section):
     """WhisperX: a CTranslate2 Whisper folder, aligners by language, a diarization folder."""
 
-    model: Path
-    aligners: dict[str, Path] = {}
-    diarizer: Path | None = None  # None = no speakers
+    model: ModelPath
+    aligners: dict[str, ModelPath] = {}
+    diarizer: ModelPath | None = None  # None = no speakers
     compute_types: tuple[Literal["float32", "float16", "int8", "int8_float16"], ...] = ("float32",)
     batch_sizes: tuple[Positive, ...] = (8, 4, 1)
     beam_size: Positive = 5
@@ -146,7 +159,7 @@ class TranscriptionSettings(_Section):
 class AnalysisSettings(_Section):
     """llama.cpp: a GGUF file and the cap on its KV cache."""
 
-    model: Path
+    model: ModelPath
     kv_cache_max: ByteSize = ByteSize(1280 * MIB)
     n_ctx_max: Positive = 8192
     n_ctx_min: Positive = 2048
@@ -242,6 +255,8 @@ def _resolve(settings: Settings, base_dir: Path) -> Settings:
 
 
 def _absolute(path: Path, base_dir: Path) -> Path:
+    if str(path).startswith("hub:"):
+        return path
     return Path(os.path.normpath(base_dir / path.expanduser()))
 
 

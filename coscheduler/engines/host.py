@@ -12,10 +12,12 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from coscheduler import logs
-from coscheduler.config import Settings
+from coscheduler.config import AnalysisSettings, Settings, TranscriptionSettings
 from coscheduler.core.model import EngineName
+from coscheduler.engines import hub
 from coscheduler.engines import messages as msg
 from coscheduler.engines.base import Engine, StageResult, Task
 from coscheduler.engines.peak import PeakSampler
@@ -37,8 +39,31 @@ def make_engine(name: EngineName, settings: Settings) -> Engine:
 
         return FakeEngine(name, settings)
     module, attribute = IMPLEMENTATIONS[name]
-    engine: Engine = getattr(importlib.import_module(module), attribute)(settings)
+    local = local_models(name, settings)
+    engine: Engine = getattr(importlib.import_module(module), attribute)(local)
     return engine
+
+
+def local_models(name: EngineName, settings: Settings) -> Settings:
+    """The settings with the places of the engine's models instead of names of repositories.
+
+    SAM-Audio finds its own, as it may choose among several. Raises EngineFault MODEL_MISSING.
+    """
+    section: TranscriptionSettings | AnalysisSettings | None
+    if name == EngineName.TRANSCRIPTION and (section := settings.transcription) is not None:
+        places: dict[str, Any] = {
+            "model": hub.located(section.model, "config.json"),
+            "aligners": {
+                language: hub.located(path, "config.json")
+                for language, path in section.aligners.items()
+            },
+            "diarizer": section.diarizer and hub.located(section.diarizer, "config.yaml"),
+        }
+    elif name == EngineName.ANALYSIS and (section := settings.analysis) is not None:
+        places = {"model": hub.located(section.model, "config.json")}
+    else:
+        return settings
+    return settings.model_copy(update={str(name): section.model_copy(update=places)})
 
 
 def main(name: EngineName, settings: Settings, connection: socket.socket) -> None:

@@ -12,7 +12,7 @@ from coscheduler.engines.analysis import footprint, header, options, sizes
 from coscheduler.engines.analysis.dry_run import Sizes
 from coscheduler.engines.analysis.footprint import Footprint
 from coscheduler.engines.analysis.options import Choice
-from coscheduler.planning.offer import Facts, Machine, Offer, Offered, shape_wanted
+from coscheduler.planning.offer import Facts, Machine, Offer, Offered, local, shape_wanted, title
 
 LAYER_STEPS = 8  # all layers on the card, or so many eighths of them
 RAM_BYTES_PER_MS = 40_000_000  # weights that a processor reads: two channels of memory
@@ -34,7 +34,7 @@ def offered(section: AnalysisSettings, machine: Machine) -> Offer:
     ]
     return Offer(
         EngineName.ANALYSIS,
-        section.model.name,
+        title(section.model),
         CONTEXT_BYTES[machine.device.device],
         tuple(found),
     )
@@ -110,7 +110,8 @@ def _run_ms_per_second(shape: Footprint, choice: Choice, weights: int, machine: 
 
 def _footprint(section: AnalysisSettings) -> Footprint:
     """By the file's header, or by what the config states of it."""
-    if section.shape is not None and not section.model.is_file():
+    path = local(section.model, "config.json")
+    if section.shape is not None and not path.is_file():
         return footprint.of(sizes.header(section.shape))
     with shape_wanted(EngineName.ANALYSIS, section.model):
-        return footprint.of(header.read(section.model))
+        return footprint.of(header.read(path))

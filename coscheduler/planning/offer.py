@@ -8,6 +8,7 @@ from pathlib import Path
 from coscheduler.config import DeviceSettings
 from coscheduler.core.model import EngineName, Option
 from coscheduler.core.together import Choice, Member
+from coscheduler.engines import hub
 from coscheduler.errors import EngineFault, InvalidInput
 
 Facts = Mapping[str, int | str]
@@ -81,6 +82,17 @@ def shape_wanted(engine: EngineName, model: object) -> Iterator[None]:
         ) from None
 
 
-def is_there(name: Path | str, *files: str) -> bool:
-    """Whether a local folder has all the files; a repository's name is no folder."""
-    return isinstance(name, Path) and all((name / file).is_file() for file in files)
+def local(name: Path | str, marker: str) -> Path:
+    """Where a model of the config is; of a repository the cached snapshot, or no place at all."""
+    try:
+        return hub.located(Path(name), marker)
+    except (EngineFault, ImportError):  # the library of the hub comes with the engines
+        return Path(name)
+
+
+def title(name: Path | str) -> str:
+    """A model's name for people."""
+    if not hub.is_name(name):
+        return Path(name).name
+    source = hub.parse(str(name))
+    return (source.file or source.name).rpartition("/")[2]

@@ -9,12 +9,12 @@ from typing import Any
 from coscheduler.config import SeparationSettings
 from coscheduler.core.model import EngineName, Line, Option
 from coscheduler.engines.separation import config as config_file
-from coscheduler.engines.separation import hub, offer, sizes
+from coscheduler.engines.separation import offer, sizes
 from coscheduler.engines.separation.config import ModelConfig
 from coscheduler.engines.separation.offer import Shape
 from coscheduler.engines.streaming.segments import SegmentEntry
 from coscheduler.errors import EngineFault
-from coscheduler.planning.offer import Machine, Offer, Offered, is_there, shape_wanted
+from coscheduler.planning.offer import Machine, Offer, Offered, local, shape_wanted, title
 from coscheduler.shapes import SeparationShape
 
 
@@ -40,7 +40,7 @@ def offered(settings: SeparationSettings, machine: Machine) -> Offer:
     ]
     return Offer(
         EngineName.SEPARATION,
-        ", ".join(map(_title, named)),
+        ", ".join(map(title, named)),
         offer.CONTEXT_BYTES[device],
         tuple(found),
         {"prepared_file": found[0].host["prepared_file"]},
@@ -86,10 +86,9 @@ def _entry(
 
 def _read(settings: SeparationSettings, name: Path | str) -> tuple[ModelConfig, Mapping[str, Any]]:
     """config.json of a model and of its text encoder, or what the config states of them."""
-    folder, encoder = _folder(name), _folder(settings.text_encoder)
-    if settings.shape is not None and not (
-        is_there(folder, "config.json") and is_there(encoder, "config.json")
-    ):
+    folder, encoder = local(name, "config.json"), local(settings.text_encoder, "config.json")
+    is_there = all((path / "config.json").is_file() for path in (folder, encoder))
+    if settings.shape is not None and not is_there:
         return _stated(settings.shape), settings.shape.text_encoder.model_dump()
     with shape_wanted(EngineName.SEPARATION, name):
         return config_file.read(folder), _text_config(encoder)
@@ -111,17 +110,3 @@ def _text_config(folder: Path) -> Mapping[str, Any]:
     except ValueError as error:
         raise EngineFault("MODEL_CORRUPT", f"{path} is not JSON: {error}", file=path) from None
     return read
-
-
-def _folder(name: Path | str) -> Path:
-    """The folder; of a repository its cached snapshot, if there is one."""
-    if isinstance(name, Path):
-        return name
-    try:
-        return hub.fetch(hub.parse(name), ("config.json",), offline=True)
-    except EngineFault:
-        return Path(name)
-
-
-def _title(name: Path | str) -> str:
-    return name.name if isinstance(name, Path) else hub.parse(name).name.rpartition("/")[2]

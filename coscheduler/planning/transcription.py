@@ -4,7 +4,7 @@ from coscheduler.config import Settings, TranscriptionSettings
 from coscheduler.core.model import EngineName, Option, total_bytes
 from coscheduler.engines.transcription import checkpoint, footprint, sizes, timing
 from coscheduler.engines.transcription.footprint import Models, Place
-from coscheduler.planning.offer import Facts, Machine, Offer, Offered, is_there, shape_wanted
+from coscheduler.planning.offer import Facts, Machine, Offer, Offered, local, shape_wanted, title
 
 
 def offered(settings: Settings, section: TranscriptionSettings, machine: Machine) -> Offer:
@@ -46,13 +46,16 @@ def _entry(
 
 def _models(section: TranscriptionSettings) -> Models:
     """The model folders by their headers, or what the config states of them."""
-    shape, folder = section.shape, section.model
-    if shape is not None and not is_there(folder, "model.bin"):
+    shape, folder = section.shape, local(section.model, "config.json")
+    if shape is not None and not (folder / "model.bin").is_file():
         aligner = (sizes.aligner(shape.aligner, "aligner"),) if shape.aligner else ()
-        return Models(sizes.whisper(shape, folder.name), aligner, int(shape.diarizer_bytes))
-    with shape_wanted(EngineName.TRANSCRIPTION, folder):
+        whisper = sizes.whisper(shape, title(section.model))
+        return Models(whisper, aligner, int(shape.diarizer_bytes))
+    with shape_wanted(EngineName.TRANSCRIPTION, section.model):
+        aligners = [local(path, "config.json") for path in section.aligners.values()]
+        diarizer = section.diarizer and local(section.diarizer, "config.yaml")
         return Models(
             checkpoint.read_whisper(folder),
-            tuple(checkpoint.read_aligner(path) for path in section.aligners.values()),
-            checkpoint.diarizer_bytes(section.diarizer) if section.diarizer else 0,
+            tuple(map(checkpoint.read_aligner, aligners)),
+            checkpoint.diarizer_bytes(diarizer) if diarizer else 0,
         )

@@ -17,10 +17,10 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from coscheduler import audio, stages
 from coscheduler.config import FLOAT16_REFUSED, default_data_dir
 from coscheduler.core.model import Option, StageKind
+from coscheduler.engines import hub
 from coscheduler.engines.separation import (
     choices,
     footprint,
-    hub,
     model,
     output,
     request,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from coscheduler.config import SeparationSettings
 from coscheduler.core.model import Option
-from coscheduler.engines.separation import hub, model, offer
+from coscheduler.engines import hub
+from coscheduler.engines.separation import model, offer
 from coscheduler.engines.separation.model import ModelFolder
 from coscheduler.engines.separation.offer import Machine, Shape
 from coscheduler.engines.separation.text import TextEncoderFolder, open_text_encoder

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from coscheduler.engines import hub
 from coscheduler.errors import EngineFault
 
 BINARY_VERSION_MAX = 6
@@ -79,7 +80,7 @@ def read_whisper(folder: Path) -> WhisperModel:
     path = folder / "model.bin"
     variables = read_variables(path)
     try:
-        return _whisper(folder.name, variables)
+        return _whisper(hub.title(folder), variables)
     except KeyError as error:
         raise corrupt(path, f"it has no {error.args[0]}") from None
 
@@ -92,7 +93,7 @@ def read_aligner(folder: Path) -> AlignerModel:
     config = read_json(path)
     try:
         return AlignerModel(
-            name=folder.name,
+            name=hub.title(folder),
             parameter_bytes=_parameter_bytes(folder),
             conv_dims=tuple(config["conv_dim"]),
             conv_strides=tuple(config["conv_stride"]),

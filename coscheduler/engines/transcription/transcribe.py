@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from coscheduler import audio
 from coscheduler.config import TranscriptionSettings
+from coscheduler.engines import hub
 from coscheduler.engines.base import Slice, StageResult, Task
 from coscheduler.engines.streaming import heap
 from coscheduler.engines.transcription import footprint, speakers, speech, words, writers
@@ -83,7 +84,7 @@ class Transcription:
         if not known:
             raise InvalidInput(
                 "LANGUAGE_UNKNOWN", f"the model does not know the language {wanted!r}",
-                language=wanted, model=self._loaded.settings.model.name,
+                language=wanted, model=hub.title(self._loaded.settings.model),
             )  # fmt: skip
 
     def _read(self) -> Generator[Slice, None, Samples]:

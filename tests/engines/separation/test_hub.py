@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from coscheduler import config
-from coscheduler.engines.separation import hub
+from coscheduler.engines import hub
+from coscheduler.engines.hub import MODEL_FILES, Repository
 from coscheduler.engines.separation.engine import SeparationEngine
-from coscheduler.engines.separation.hub import MODEL_FILES, Repository
 from coscheduler.errors import EngineFault, InvalidInput
 from coscheduler.separation import SamAudio
 from tests.engines.separation.conftest import noise
@@ -108,7 +108,8 @@ def fetch(server: Hub, cache: Path, **more: Any) -> Path:
 def test_names_are_read() -> None:
     assert hub.parse("hub:a/b@v1/x") == Repository("a/b", "v1/x")
     assert hub.parse("t5-base") == Repository("t5-base")
-    for wrong in ("", "a/b/c", "../x y", "hub:"):
+    assert hub.parse("hub:a/b/q/c.gguf@v1") == Repository("a/b", "v1", "q/c.gguf")
+    for wrong in ("", "a/b/c", "../x y", "hub:", "b/c.gguf/", "a/b/../c.gguf"):
         with pytest.raises(EngineFault):
             hub.parse(wrong)
 
@@ -164,7 +165,7 @@ def test_a_missing_file_is_named(filled: Hub, tmp_path: Path) -> None:
 
 
 def test_offline_without_a_cache_says_so(filled: Hub, tmp_path: Path) -> None:
-    with pytest.raises(EngineFault, match="downloads are off") as caught:
+    with pytest.raises(EngineFault, match="nothing is downloaded here") as caught:
         fetch(filled, tmp_path, offline=True)
     assert caught.value.reason == "MODEL_MISSING"
     assert filled.asked == []

@@ -16,30 +16,64 @@ from coscheduler.errors import EngineFault
 MODEL_FILES = ("config.json", "checkpoint.pt")
 TEXT_ENCODER_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 PREFIX = "hub:"
-NAME = re.compile(r"(?:[\w.-]+/)?[\w.-]+")
+NAME = re.compile(r"((?:[\w.-]+/)?[\w.-]+?)(?:/([\w./-]+\.gguf))?")
+CACHED = re.compile(r"models--(?:.+--)?(.+)")  # how the cache names a repository's folder
 SHA256 = re.compile(r"[0-9a-f]{64}")
 CHUNK_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository, "owner/name", and a branch, tag or commit; None: the default branch."""
+    """A repository, "owner/name", and a branch, tag or commit; None: the default branch.
+
+    `file` is the one that is meant, where it is not the whole: a GGUF.
+    """
 
     name: str
     revision: str | None = None
+    file: str = ""
 
 
 def parse(text: str) -> Repository:
-    """Read "hub:owner/name", "owner/name" or either with "@revision".
+    """Read "hub:owner/name", "owner/name" or either with "@revision"; "owner/name/file.gguf" names
+    one file of a repository.
 
     Raises EngineFault MODEL_MISSING for what cannot be the name of a repository.
     """
     name, _, revision = text.removeprefix(PREFIX).partition("@")
-    if NAME.fullmatch(name) is None:
+    match = NAME.fullmatch(name)
+    if match is None or ".." in name.split("/") or (match[2] and "/" not in match[1]):
         raise EngineFault(
             "MODEL_MISSING", f"{text!r} is no folder and no repository (owner/name)", model=text
         )
-    return Repository(name, revision or None)
+    return Repository(match[1], revision or None, match[2] or "")
+
+
+def is_name(path: Path | str) -> bool:
+    """Whether a model of a config is named by its repository."""
+    return str(path).startswith(PREFIX)
+
+
+def located(path: Path, marker: str) -> Path:
+    """Where a model of a config is: a path as it is, of a repository what the local cache has, its
+    folder or its one file. `marker` is a file that the folder must have; nothing is downloaded.
+
+    Raises EngineFault MODEL_MISSING.
+    """
+    if not is_name(path):
+        return path
+    source = parse(str(path))
+    folder = fetch(source, (source.file or marker,), offline=True)
+    return folder / source.file
+
+
+def title(folder: Path) -> str:
+    """A folder's name for people; of a snapshot in the cache that of its repository."""
+    for parent in folder.parents:
+        match = CACHED.fullmatch(parent.name)
+        if match is not None and folder.parent.name == "snapshots":
+            return match[1]
+    return folder.name
 
 
 def fetch(
@@ -60,7 +94,8 @@ def fetch(
     folder = Path()
     for name in files:
         path = _file(source, name, commit, offline, token, cache_dir, endpoint)
-        folder, commit = path.parent, path.parent.name
+        folder = path.parents[name.count("/")]
+        commit = folder.name
     return folder
 
 
@@ -111,7 +146,10 @@ def _file(
 def _missing(source: Repository, name: str, offline: bool, error: Exception) -> EngineFault:
     where = f"{source.name} at {source.revision or 'its default branch'}"
     if offline:
-        text = f"{name} of {where} is not in the local cache, and downloads are off"
+        text = (
+            f"{name} of {where} is not in the local cache, and nothing is downloaded here; "
+            "`coscheduler models pull --config FILE` fetches it"
+        )
     else:
         text = f"there is no {name} in {where}, or no right to see it: {_first_line(error)}"
     return EngineFault("MODEL_MISSING", text, repository=source.name, file=name)
