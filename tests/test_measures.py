@@ -1,6 +1,7 @@
 """The arithmetic of scripts/measure, and its list of names."""
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +37,14 @@ def test_without_a_name_the_names_are_said() -> None:
     )
     assert done.returncode == 2
     assert "analysis" in done.stdout
+
+
+def test_the_queue_keeps_its_length_while_decisions_are_timed(tmp_path: Path) -> None:
+    scheduling = importlib.import_module("measures.scheduling")
+    world = scheduling.World(14 * scheduling.GIB, job_count=7)
+    assert world.go(300) > 0
+    assert len(world.jobs) in (6, 7), "at most one is about to be replaced"
+    assert min(int(job.name[5:]) for job in world.jobs) > 7, "those it began with are done"
+    assert scheduling.main(["--jobs", "3", "--events", "5", "--out", str(tmp_path / "out")]) == 0
+    rows = json.loads((tmp_path / "out").read_text())["rows"]
+    assert [len(row["us_per_event"]) for row in rows] == [7, 7]

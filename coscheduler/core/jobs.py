@@ -4,12 +4,15 @@ The book remembers which records changed, so that the loop can store them before
 """
 
 from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from coscheduler.core.lifecycle import JobEvent, advance
 from coscheduler.core.model import (
     ENGINE_OF,
+    EngineName,
     Failure,
     InputRef,
     Job,
@@ -52,6 +55,9 @@ class JobBook:
         self._order: list[RankKey] = []
         self._changed: dict[str, Job] = {}
         self._waiting_for: dict[str, str] = {}
+        # By job, those that read its outputs (itself among them), in order of arrival.
+        self._readers: dict[str, dict[str, None]] = {}
+        self._wanted: Counter[EngineName] = Counter()  # jobs whose current stage needs the engine
 
     def __contains__(self, name: str) -> bool:
         return name in self._jobs
@@ -70,14 +76,21 @@ class JobBook:
         """Every unfinished job, in the order of arrival in the book."""
         return tuple(self._jobs.values())
 
-    def ranked(self) -> tuple[str, ...]:
-        """The names of every unfinished job in the order in which they may choose."""
-        return tuple(name for _, _, name in self._order)
+    def ranked(self) -> Iterator[str]:
+        """The names of every unfinished job in the order in which they may choose; those that come
+        or go meanwhile do not change it.
+        """
+        return (name for _, _, name in tuple(self._order))
+
+    def wanted_engines(self) -> frozenset[EngineName]:
+        """The engines of all current stages."""
+        return frozenset(engine for engine, count in self._wanted.items() if count)
 
     def restore(self, jobs: tuple[Job, ...]) -> None:
-        """Take over unfinished jobs in place of one's own, as they are."""
-        self._jobs = {job.name: job for job in jobs}
-        self._order = sorted(rank_key(job, self._ageing_ms) for job in jobs)
+        """Fill an empty book with unfinished jobs, as they are."""
+        for job in jobs:
+            self.put(job)
+        self._changed.clear()
 
     def is_pending(self, name: str) -> bool:
         """Whether the job is unfinished and its current stage waits to be started."""
@@ -93,8 +106,14 @@ class JobBook:
 
     def put(self, job: Job) -> Job:
         """Keep a new record, or a record's new form."""
-        if job.name not in self._jobs:
+        old = self._jobs.get(job.name)
+        if old is None:
             insort(self._order, rank_key(job, self._ageing_ms))
+            for source in {stage.input.job for stage in job.stages} - {""}:
+                self._readers.setdefault(source, {})[job.name] = None
+        else:
+            self._wanted[_current_engine(old)] -= 1
+        self._wanted[_current_engine(job)] += 1
         self._jobs[job.name] = job
         self._changed[job.name] = job
         return job
@@ -205,20 +224,22 @@ class JobBook:
             job = replace(job, stages=stages)
         self.put(replace(job, finished_ms=self.now_ms))
         del self._jobs[job.name]
+        self._wanted[_current_engine(job)] -= 1
         self._order.pop(bisect_left(self._order, rank_key(job, self._ageing_ms)))
-        for other in self.all():
-            lost = other.name in self._jobs and any(s.input.job == job.name for s in other.stages)
-            if lost:
-                self.fail(other.name, _input_lost(job))
+        for other in self._readers.pop(job.name, {}):
+            reader = self._jobs.get(other)
+            if reader is not None and any(s.input.job == job.name for s in reader.stages):
+                self.fail(other, _input_lost(job))
 
     def hand_on(self, name: str, outputs: tuple[Output, ...]) -> None:
         """Give the outputs of a stage to every stage, of any job, that waits for them."""
         artifacts = {output.role: output.artifact for output in outputs}
-        for other in self.all():
-            for index, stage in enumerate(other.stages):
+        for reader in self._readers.get(name, ()):
+            stages = self._jobs[reader].stages if reader in self._jobs else ()
+            for index, stage in enumerate(stages):
                 if stage.input.job == name and stage.input.role in artifacts:
                     ref = InputRef(artifact=artifacts[stage.input.role])
-                    self.set_stage(other.name, index, input=ref, ready_ms=self.now_ms)
+                    self.set_stage(reader, index, input=ref, ready_ms=self.now_ms)
         job = self._jobs[name]
         if job.stages[current_index(job)].input.artifact:
             self.set_current(name, ready_ms=self.now_ms)
@@ -249,6 +270,10 @@ class JobBook:
         if name in self._jobs:
             stage = self._jobs[name].stages[current_index(self._jobs[name])]
             self.set_current(name, evicted=(*stage.evicted, what))
+
+
+def _current_engine(job: Job) -> EngineName:
+    return ENGINE_OF[job.stages[current_index(job)].kind]
 
 
 def _input_lost(job: Job) -> Failure:

@@ -264,7 +264,7 @@ class Scheduler:
         spare_bytes: int | None = None
         special = self._special()
         for name in self._jobs.ranked():
-            if not special and claimed.issuperset(self.engines):
+            if not special and claimed >= self._jobs.wanted_engines():
                 break  # nobody behind has a turn
             job = self._jobs.get(name)
             if job is None:
@@ -289,7 +289,7 @@ class Scheduler:
         idle = [s for s in self.engines.values() if s.is_idle and s.since_ms <= since_ms]
         if not idle:
             return
-        wanted = {ENGINE_OF[job.stages[current_index(job)].kind] for job in self._jobs.all()}
+        wanted = self._jobs.wanted_engines()
         for state in idle:
             if state.name not in wanted and not state.is_pinned:
                 leave = self._actions.unload if state.phase is Phase.LOADED else self._actions.stop
