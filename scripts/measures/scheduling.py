@@ -51,9 +51,7 @@ def main(arguments: list[str]) -> int:
         for card, capacity in CARDS.items()
         for count in chosen.jobs
     ]
-    print(
-        "card                 jobs   us of the processor per event (median, lowest to highest round)"
-    )
+    print("card                 jobs   us of processor per event (median, lowest to highest round)")
     for row in rows:
         low, high = min(row["us_per_event"]), max(row["us_per_event"])
         print(
