@@ -9,6 +9,7 @@ import ctypes
 
 M_MMAP_THRESHOLD = -3
 M_TRIM_THRESHOLD = -1
+M_ARENA_MAX = -8
 
 
 def fix_thresholds(mmap_bytes: int, trim_bytes: int) -> bool:
@@ -18,6 +19,16 @@ def fix_thresholds(mmap_bytes: int, trim_bytes: int) -> bool:
         return False
     mapped = mallopt(M_MMAP_THRESHOLD, mmap_bytes)
     return bool(mapped and mallopt(M_TRIM_THRESHOLD, trim_bytes))
+
+
+def share_one_arena() -> bool:
+    """Let threads that are yet to come take memory from the one heap: with an arena for each, what
+    stays resident would depend on how many there are and on which of them ran what.
+
+    False where the C library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(M_ARENA_MAX, 1))
 
 
 def trim() -> None:

@@ -24,10 +24,10 @@ RECORDING_BYTES_PER_SECOND = 4 * SAMPLE_RATE_HZ
 TEXT_TOKENS_MAX = 224  # half of the text positions: the other half is kept for a prompt
 
 VAD_WEIGHT_BYTES = 6 * MIB  # of the model that whisperx brings
-VAD_WORKSPACE_BYTES = {"cpu": 36 * MIB, "cuda": 180 * MIB}  # for one batch of its windows
+VAD_WORKSPACE_BYTES = {"cpu": 24 * MIB, "cuda": 180 * MIB}  # for one batch of its windows
 VAD_BYTES_PER_SECOND = 4 * 1024  # scores, and the frame times of the thresholding
 VAD_LOAD_BYTES = 34 * MIB  # its checkpoint while it is being read
-HEAP_BYTES = 12 * MIB  # freed pages that the C heap keeps, and kernels compiled for new shapes
+HEAP_BYTES = 1 * MIB  # what is too small for mappings of its own, and kernels for new shapes
 # Tensors of the size of the first convolution's output, alive at once, in halves.
 ALIGNER_HALVES, ALIGNER_HALVES_WITH_LAYER_NORMS = 5, 7
 DIARIZER_WORKSPACE_BYTES = {"cpu": 144 * MIB, "cuda": 768 * MIB}  # of speakers.BATCH_SIZE

@@ -15,7 +15,11 @@ from coscheduler.engines.streaming import heap
 # Telemetry of pyannote is on unless this is set before its import; nothing may reach for a hub.
 # oneDNN keeps a compiled kernel for every length of input that it has met, 1024 of them unless told
 # otherwise: every aligned segment has a length of its own, and about 1 MiB would stay of each.
+# MKL, which CTranslate2 uses on Intel's processors, keeps freed buffers; and there CTranslate2 would
+# keep a packed copy of most weights beside them: int8 would take nearly three times its bytes.
 _ENVIRONMENT = {
+    "CT2_PACKED_GEMM": "0",
+    "MKL_DISABLE_FAST_MM": "1",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16",
     "PYANNOTE_METRICS_ENABLED": "0",
     "HF_HUB_OFFLINE": "1",
@@ -31,15 +35,18 @@ _MODULES = (
     "whisperx.diarize",
     "whisperx.utils",
 )
-# Buffers above this are mappings of their own, which go when they are freed; below it the heap
-# reuses its pages. The attention scores of one window are well above.
-_HEAP_THRESHOLD_BYTES = 8 * 1024 * 1024
+# Buffers above the first are mappings of their own, which go when they are freed. What lies below
+# it shares the heap, whose holes stay resident: with activations among them (0.3 to 10 MiB each)
+# the peak of one and the same recording came to anything from 52 to 70 MiB; so it is 37 to 40.
+_MAPPED_BYTES = 256 * 1024
+_HEAP_TOP_BYTES = 1024 * 1024
 
 
 def import_all(thread_count: int) -> None:
     """Import everything the engine uses; on return no thread of a telemetry exporter is left."""
     os.environ.update(_ENVIRONMENT)
-    heap.fix_thresholds(_HEAP_THRESHOLD_BYTES, _HEAP_THRESHOLD_BYTES)
+    heap.share_one_arena()
+    heap.fix_thresholds(_MAPPED_BYTES, _HEAP_TOP_BYTES)
     _quieten_whisperx()
     with warnings.catch_warnings():
         # Only recordings in files would need torchcodec; this engine hands over samples.
