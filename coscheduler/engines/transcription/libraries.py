@@ -15,7 +15,7 @@ from coscheduler.engines.streaming import heap
 # Telemetry of pyannote is on unless this is set before its import; nothing may reach for a hub.
 # oneDNN keeps a compiled kernel for every length of input that it has met, 1024 of them unless told
 # otherwise: every aligned segment has a length of its own, and about 1 MiB would stay of each.
-# MKL, which CTranslate2 uses on Intel's processors, keeps freed buffers; and there CTranslate2 would
+# MKL (CTranslate2 uses it on Intel's processors) keeps freed buffers; and there CTranslate2 would
 # keep a packed copy of most weights beside them: int8 would take nearly three times its bytes.
 _ENVIRONMENT = {
     "CT2_PACKED_GEMM": "0",
