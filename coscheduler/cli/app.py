@@ -13,6 +13,7 @@ from coscheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED
 from coscheduler.cli.gpu import gpu_app
 from coscheduler.cli.options import Json, examples
 from coscheduler.cli.separate import separate
+from coscheduler.core.model import EngineName
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,7 +27,7 @@ app = typer.Typer(
 )
 jobs_app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel and delete jobs.")
 app.add_typer(jobs_app, name="jobs")
-models_app = typer.Typer(no_args_is_help=True, help="Look at model files.")
+models_app = typer.Typer(no_args_is_help=True, help="List, fetch and check model files.")
 app.add_typer(models_app, name="models")
 app.add_typer(gpu_app, name="gpu")
 
@@ -63,6 +64,7 @@ class KvType(StrEnum):
     Q4_0 = "q4_0"
 
 
+ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", help="As in configs/.")]
 JobNames = Annotated[list[str], typer.Argument(metavar="JOB", help="jobs/ID, or only ID.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="jobs/ID, or only ID.")]
 
@@ -344,14 +346,68 @@ def delete_jobs(context: typer.Context, names: JobNames) -> None:
 
 
 @models_app.command(
+    "list",
+    epilog=examples(
+        "coscheduler models list --config configs/24gb.toml",
+        "coscheduler models list --config my.toml --online --json",
+    ),
+)
+def list_models(
+    config: ConfigFile,
+    online: Annotated[
+        bool, typer.Option("--online", help="Ask the hub for sizes, licences and gating.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the models that a config needs: where they are, what is missing, size, licence, access.
+
+    Exit status: 0 when everything is there, 1 otherwise.
+    """
+    from coscheduler.cli import model_files
+
+    raise typer.Exit(model_files.show(config, online, as_json))
+
+
+@models_app.command(
+    "pull",
+    epilog=examples(
+        "coscheduler models pull --config my.toml",
+        "HF_TOKEN=... coscheduler models pull --config my.toml --engine separation",
+    ),
+)
+def pull_models(
+    config: ConfigFile,
+    engine: Annotated[
+        EngineName | None, typer.Option(help="Only what this engine needs. (default: all)")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch what a config names by its repository ("hub:owner/name") into the local cache.
+
+    Goes on where an interrupted download ended; large files are checked against their sha256. A
+    gated repository needs your consent on its page, and HF_TOKEN or a login. The daemon itself
+    never downloads anything. Exit status: 0 when everything is there, 1 otherwise.
+    """
+    from coscheduler.cli import model_files
+
+    raise typer.Exit(model_files.fetch(config, engine, as_json))
+
+
+@models_app.command(
     "check",
     epilog=examples(
+        "coscheduler models check --config configs/24gb.toml",
         'coscheduler models check model.gguf --kv-budget "1.25 GiB"',
         "coscheduler models check model.gguf --n-ctx 8192 --json",
     ),
 )
 def check_model(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A GGUF file.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="A GGUF file; or give --config.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Check all that this config needs instead.")
+    ] = None,
     kv_budget: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help='Cap on the KV cache. (default: "1.25 GiB")'),
@@ -370,11 +426,18 @@ def check_model(
 ) -> None:
     """Say what a language model needs: the largest context, the layers that fit, what work takes.
 
-    Takes no device memory. Sizes of compute buffers on a card are estimates.
+    With --config instead of FILE: open every model that the config needs by its headers, and
+    compare the checksums of what came from the hub. Takes no device memory. Sizes of compute
+    buffers on a card are estimates.
     """
-    from coscheduler.cli import models
+    from coscheduler.cli import model_files, models
 
-    models.check(file, kv_budget, n_ctx, kv_type.value if kv_type else "", memory, as_json)
+    if (file is None) == (config is None):
+        raise typer.BadParameter("give either a GGUF FILE or --config FILE")
+    if config is not None:
+        raise typer.Exit(model_files.check(config, as_json))
+    if file is not None:
+        models.check(file, kv_budget, n_ctx, kv_type.value if kv_type else "", memory, as_json)
 
 
 @app.command("templates", epilog=examples("coscheduler templates", "coscheduler templates --json"))

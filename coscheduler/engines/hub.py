@@ -8,6 +8,8 @@ is checked once against the sha256 by which the hub names large files.
 import errno
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,18 +111,29 @@ def _file(
     endpoint: str | None,
 ) -> Path:
     import huggingface_hub as hub  # slow to import, and only needed for repositories
-    from huggingface_hub import errors
 
     known = hub.try_to_load_from_cache(
         source.name, name, cache_dir=cache_dir, revision=revision or "main"
     )
-    try:
+    with told(source, name, offline):
         path = Path(
             hub.hf_hub_download(
                 source.name, name, revision=revision, token=token, cache_dir=cache_dir,
                 local_files_only=offline, endpoint=endpoint,
             )
         )  # fmt: skip
+    if not isinstance(known, str):
+        verify(path, source)
+    return path
+
+
+@contextmanager
+def told(source: Repository, name: str, offline: bool = False) -> Iterator[None]:
+    """Around a call of the library about `name`: its errors in our words, as of `fetch`."""
+    from huggingface_hub import errors
+
+    try:
+        yield
     except errors.GatedRepoError:
         raise EngineFault(
             "MODEL_GATED",
@@ -138,9 +151,6 @@ def _file(
         raise _missing(source, name, offline, error) from None
     except OSError as error:
         raise _unreachable(source, name, error) from None
-    if not isinstance(known, str):
-        _verify(path, source)
-    return path
 
 
 def _missing(source: Repository, name: str, offline: bool, error: Exception) -> EngineFault:
@@ -169,8 +179,10 @@ def _unreachable(source: Repository, name: str, error: OSError) -> EngineFault:
     )
 
 
-def _verify(path: Path, source: Repository) -> None:
-    """Large files lie in the cache under their sha256. One that differs is deleted."""
+def verify(path: Path, source: Repository) -> None:
+    """Large files lie in the cache under their sha256. One that differs is deleted, and raises
+    EngineFault MODEL_CORRUPT.
+    """
     blob = path.resolve()
     if SHA256.fullmatch(blob.name) is None:
         return

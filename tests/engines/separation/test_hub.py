@@ -2,10 +2,8 @@
 
 import errno
 import hashlib
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,70 +17,13 @@ from coscheduler.engines.separation.engine import SeparationEngine
 from coscheduler.errors import EngineFault, InvalidInput
 from coscheduler.separation import SamAudio
 from tests.engines.separation.conftest import noise
-
-COMMIT = "a" * 40
-
-
-class Hub:
-    """What the server has and was asked for: {"owner/name": {"file": bytes}}."""
-
-    def __init__(self) -> None:
-        self.repositories: dict[str, dict[str, bytes]] = {}
-        self.gated: set[str] = set()
-        self.wrong_etags = False
-        self.asked: list[tuple[str, str, str | None]] = []
-        self.endpoint = ""
-
-    def answer(self, path: str, token: str | None) -> tuple[int, dict[str, str], bytes]:
-        name, _, rest = path.lstrip("/").partition("/resolve/")
-        revision, _, file = rest.partition("/")
-        if name not in self.repositories:
-            return 404, {"X-Error-Code": "RepoNotFound"}, b""
-        if name in self.gated and token != "Bearer hf_secret":
-            return 403, {"X-Error-Code": "GatedRepo"}, b""
-        if revision not in ("main", "v2", COMMIT):
-            return 404, {"X-Error-Code": "RevisionNotFound"}, b""
-        content = self.repositories[name].get(file)
-        if content is None:
-            return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b""
-        etag = hashlib.sha256(b"x" if self.wrong_etags else content).hexdigest()
-        return 200, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, content
+from tests.hub_server import COMMIT, Hub, serving
 
 
 @pytest.fixture
 def server() -> Iterator[Hub]:
-    served = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        def _send(self, with_body: bool) -> None:
-            token = self.headers.get("Authorization")
-            served.asked.append((self.command, self.path, token))
-            status, headers, body = served.answer(self.path, token)
-            self.send_response(status)
-            for key, value in headers.items():
-                self.send_header(key, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if with_body:
-                self.wfile.write(body)
-
-        def do_HEAD(self) -> None:
-            self._send(False)
-
-        def do_GET(self) -> None:
-            self._send(True)
-
-        def log_message(self, *_: Any) -> None:
-            """Quiet."""
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    served.endpoint = f"http://127.0.0.1:{http.server_address[1]}"
-    yield served
-    http.shutdown()
-    thread.join()
-    http.server_close()
+    with serving() as hub_server:
+        yield hub_server
 
 
 @pytest.fixture(autouse=True)
