@@ -440,6 +440,26 @@ def check_model(
         models.check(file, kv_budget, n_ctx, kv_type.value if kv_type else "", memory, as_json)
 
 
+@app.command(
+    epilog=examples("coscheduler doctor", "coscheduler doctor --config configs/24gb.toml --json")
+)
+def doctor(
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Say what of this config will run. (default: any)"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at this machine: card, driver, memory, disk, libraries, models; what will run, what not,
+    and what to do.
+
+    Takes no device memory and downloads nothing. Exit status: 0 when all of it will run, else 1.
+    """
+    from coscheduler.cli import doctor as doctors
+
+    raise typer.Exit(doctors.show(config, as_json))
+
+
 @app.command("templates", epilog=examples("coscheduler templates", "coscheduler templates --json"))
 def list_templates(as_json: Json = False) -> None:
     """List the templates of --analyze: what each asks for, its version and variables."""
