@@ -11,7 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from coscheduler.core.model import StageKind
 from coscheduler.errors import InvalidInput
 
-TranscriptFormat = Literal["json", "srt", "vtt", "txt", "tsv"]
+TranscriptFormat = Literal["json", "srt", "vtt", "txt", "tsv", "aud"]
+SpeechTask = Literal["transcribe", "translate"]
+SpeechDetection = Literal["pyannote", "silero"]
+Interpolation = Literal["nearest", "linear", "ignore"]
+Probability = Annotated[float, Field(gt=0, lt=1)]
 FORMATS: tuple[TranscriptFormat, ...] = ("json", "srt", "vtt", "txt", "tsv")
 TEMPLATES: tuple[str, ...] = (
     "actions", "chapters", "decisions", "minutes", "questions", "summary", "translate", "triage",
@@ -83,14 +87,64 @@ class SeparateParameters(_Parameters):
 
 
 class TranscribeParameters(_Parameters):
-    """Who said what, when. An empty `language` means: detect it."""
+    """Who said what, when. An empty `language` means: detect it. None: as the config has it.
+
+    What WhisperX accepts and ignores (temperature and its fallbacks, best_of) is not here.
+    `batch_size_max` bounds the batch that the memory allows; `beam_size` may not exceed that of the
+    config, which is what memory is planned for. A translation is into English and has no word
+    times; lines of subtitles are laid out by word, so that their options need word times.
+    """
 
     language: Annotated[str, Field(pattern=r"^([a-z]{2,3})?$")] = ""
+    task: SpeechTask = "transcribe"
     formats: tuple[TranscriptFormat, ...] = FORMATS
+    batch_size_max: Annotated[int, Field(ge=1, le=256)] | None = None
+    beam_size: Annotated[int, Field(ge=1, le=64)] | None = None
+    patience: Annotated[float, Field(gt=0, le=10)] = 1.0
+    length_penalty: Annotated[float, Field(ge=0, le=10)] = 1.0
+    suppress_tokens: Annotated[tuple[int, ...], Field(max_length=1000)] = (-1,)
+    suppress_numerals: bool = False
+    initial_prompt: Annotated[str, Field(max_length=2000)] = ""
+    hotwords: Annotated[str, Field(max_length=2000)] = ""
+    vad_method: SpeechDetection | None = None
+    vad_onset: Probability | None = None
+    vad_offset: Probability | None = None
+    chunk_ms: Annotated[int, Field(ge=1000, le=30_000)] | None = None
     align: bool = True
+    char_alignments: bool = False
+    interpolate_method: Interpolation = "nearest"
     diarize: bool = True  # only where a diarization model is configured
-    speakers_min: Annotated[int, Field(ge=0, le=64)] = 0  # 0 = not given
+    speakers: Annotated[int, Field(ge=0, le=64)] = 0  # 0 = not known, here and below
+    speakers_min: Annotated[int, Field(ge=0, le=64)] = 0
     speakers_max: Annotated[int, Field(ge=0, le=64)] = 0
+    speaker_embeddings: bool = False
+    max_line_width: Annotated[int, Field(ge=1, le=1000)] | None = None  # characters
+    max_line_count: Annotated[int, Field(ge=1, le=100)] | None = None
+    highlight_words: bool = False
+
+    @property
+    def times_words(self) -> bool:
+        """Whether words are to have times of their own."""
+        return self.align and self.task == "transcribe"
+
+    @model_validator(mode="after")
+    def _layout_needs_words(self) -> "TranscribeParameters":
+        laid_out = self.max_line_width or self.max_line_count or self.highlight_words
+        if laid_out and not self.times_words:
+            raise ValueError("lines and highlighted words need word times: align, and no translate")
+        if self.max_line_count and not self.max_line_width:
+            raise ValueError("max_line_count says nothing without max_line_width")
+        return self
+
+    @model_validator(mode="after")
+    def _speakers_in_order(self) -> "TranscribeParameters":
+        if self.speakers and (self.speakers_min or self.speakers_max):
+            raise ValueError("give either the number of speakers or bounds for it")
+        if self.speakers_max and self.speakers_min > self.speakers_max:
+            raise ValueError(
+                f"speakers_min {self.speakers_min} is above speakers_max {self.speakers_max}"
+            )
+        return self
 
 
 class AnalyzeParameters(_Parameters):

@@ -65,6 +65,8 @@ class _TranscriptFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tran
     """Plain text."""
     TRANSCRIPT_FORMAT_TSV: _TranscriptFormat.ValueType  # 5
     """One segment a line, with its times, separated by tabs."""
+    TRANSCRIPT_FORMAT_AUD: _TranscriptFormat.ValueType  # 6
+    """Labels for Audacity. Not among the files that are written when no format is asked for."""
 
 class TranscriptFormat(_TranscriptFormat, metaclass=_TranscriptFormatEnumTypeWrapper):
     """A file format of a transcript."""
@@ -81,7 +83,85 @@ TRANSCRIPT_FORMAT_TXT: TranscriptFormat.ValueType  # 4
 """Plain text."""
 TRANSCRIPT_FORMAT_TSV: TranscriptFormat.ValueType  # 5
 """One segment a line, with its times, separated by tabs."""
+TRANSCRIPT_FORMAT_AUD: TranscriptFormat.ValueType  # 6
+"""Labels for Audacity. Not among the files that are written when no format is asked for."""
 Global___TranscriptFormat: _TypeAlias = TranscriptFormat  # noqa: Y015
+
+class _SpeechTask:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SpeechTaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpeechTask.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SPEECH_TASK_UNSPECIFIED: _SpeechTask.ValueType  # 0
+    """Means SPEECH_TASK_TRANSCRIBE."""
+    SPEECH_TASK_TRANSCRIBE: _SpeechTask.ValueType  # 1
+    """What is said, in its language."""
+    SPEECH_TASK_TRANSLATE: _SpeechTask.ValueType  # 2
+    """What is said, in English; without word times."""
+
+class SpeechTask(_SpeechTask, metaclass=_SpeechTaskEnumTypeWrapper):
+    """What is written down."""
+
+SPEECH_TASK_UNSPECIFIED: SpeechTask.ValueType  # 0
+"""Means SPEECH_TASK_TRANSCRIBE."""
+SPEECH_TASK_TRANSCRIBE: SpeechTask.ValueType  # 1
+"""What is said, in its language."""
+SPEECH_TASK_TRANSLATE: SpeechTask.ValueType  # 2
+"""What is said, in English; without word times."""
+Global___SpeechTask: _TypeAlias = SpeechTask  # noqa: Y015
+
+class _SpeechDetection:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SpeechDetectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpeechDetection.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SPEECH_DETECTION_UNSPECIFIED: _SpeechDetection.ValueType  # 0
+    """Means what the daemon's config has."""
+    SPEECH_DETECTION_PYANNOTE: _SpeechDetection.ValueType  # 1
+    """The pyannote model that comes with WhisperX."""
+    SPEECH_DETECTION_SILERO: _SpeechDetection.ValueType  # 2
+    """The Silero model that comes with faster-whisper."""
+
+class SpeechDetection(_SpeechDetection, metaclass=_SpeechDetectionEnumTypeWrapper):
+    """Which model finds the speech in a recording."""
+
+SPEECH_DETECTION_UNSPECIFIED: SpeechDetection.ValueType  # 0
+"""Means what the daemon's config has."""
+SPEECH_DETECTION_PYANNOTE: SpeechDetection.ValueType  # 1
+"""The pyannote model that comes with WhisperX."""
+SPEECH_DETECTION_SILERO: SpeechDetection.ValueType  # 2
+"""The Silero model that comes with faster-whisper."""
+Global___SpeechDetection: _TypeAlias = SpeechDetection  # noqa: Y015
+
+class _Interpolation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InterpolationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Interpolation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INTERPOLATION_UNSPECIFIED: _Interpolation.ValueType  # 0
+    """Means INTERPOLATION_NEAREST."""
+    INTERPOLATION_NEAREST: _Interpolation.ValueType  # 1
+    """The times of the nearest word."""
+    INTERPOLATION_LINEAR: _Interpolation.ValueType  # 2
+    """Between those of the words around it."""
+    INTERPOLATION_IGNORE: _Interpolation.ValueType  # 3
+    """It has none."""
+
+class Interpolation(_Interpolation, metaclass=_InterpolationEnumTypeWrapper):
+    """Where the times of a word come from whose letters the aligner does not know."""
+
+INTERPOLATION_UNSPECIFIED: Interpolation.ValueType  # 0
+"""Means INTERPOLATION_NEAREST."""
+INTERPOLATION_NEAREST: Interpolation.ValueType  # 1
+"""The times of the nearest word."""
+INTERPOLATION_LINEAR: Interpolation.ValueType  # 2
+"""Between those of the words around it."""
+INTERPOLATION_IGNORE: Interpolation.ValueType  # 3
+"""It has none."""
+Global___Interpolation: _TypeAlias = Interpolation  # noqa: Y015
 
 class _Ranking:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -664,6 +744,26 @@ class TranscribeParameters(_message.Message):
     DIARIZE_FIELD_NUMBER: _builtins.int
     SPEAKERS_MIN_COUNT_FIELD_NUMBER: _builtins.int
     SPEAKERS_MAX_COUNT_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    BATCH_MAX_COUNT_FIELD_NUMBER: _builtins.int
+    BEAM_COUNT_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    LENGTH_PENALTY_FIELD_NUMBER: _builtins.int
+    SUPPRESS_TOKENS_FIELD_NUMBER: _builtins.int
+    SUPPRESS_NUMERALS_FIELD_NUMBER: _builtins.int
+    INITIAL_PROMPT_FIELD_NUMBER: _builtins.int
+    HOTWORDS_FIELD_NUMBER: _builtins.int
+    VAD_METHOD_FIELD_NUMBER: _builtins.int
+    VAD_ONSET_FIELD_NUMBER: _builtins.int
+    VAD_OFFSET_FIELD_NUMBER: _builtins.int
+    CHUNK_MS_FIELD_NUMBER: _builtins.int
+    CHAR_ALIGNMENTS_FIELD_NUMBER: _builtins.int
+    INTERPOLATE_METHOD_FIELD_NUMBER: _builtins.int
+    SPEAKER_COUNT_FIELD_NUMBER: _builtins.int
+    SPEAKER_EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    LINE_CHARACTER_MAX_COUNT_FIELD_NUMBER: _builtins.int
+    LINE_MAX_COUNT_FIELD_NUMBER: _builtins.int
+    HIGHLIGHT_WORDS_FIELD_NUMBER: _builtins.int
     language: _builtins.str
     """ISO 639 code of the language, for example "en"; empty means: detect it."""
     align: _builtins.bool
@@ -674,9 +774,51 @@ class TranscribeParameters(_message.Message):
     """Fewest speakers to expect, 1 to 64; 0 means not given."""
     speakers_max_count: _builtins.int
     """Most speakers to expect, 1 to 64; 0 means not given."""
+    task: Global___SpeechTask.ValueType
+    """What is written down. Unspecified means what is said."""
+    batch_max_count: _builtins.int
+    """Most segments at once, 1 to 256; fewer where the memory allows no more. Absent: no bound."""
+    beam_count: _builtins.int
+    """Beams of the search, 1 to that of the daemon's config. Absent: as many."""
+    patience: _builtins.float
+    """Beam search goes on until patience x beam_count texts have ended. Absent means 1."""
+    length_penalty: _builtins.float
+    """Exponent of the length by which scores are divided. Absent means 1."""
+    suppress_numerals: _builtins.bool
+    """Whether to write numbers as words: no token with a digit or one of the signs % $ GBP."""
+    initial_prompt: _builtins.str
+    """Text that every segment is taken to follow, up to 2000 characters."""
+    hotwords: _builtins.str
+    """Words to expect, up to 2000 characters."""
+    vad_method: Global___SpeechDetection.ValueType
+    """Which model finds the speech. Unspecified means what the daemon's config has."""
+    vad_onset: _builtins.float
+    """Probability at which speech begins, between 0 and 1. Absent means the daemon's config."""
+    vad_offset: _builtins.float
+    """Probability below which it ends, between 0 and 1. Absent means the daemon's config."""
+    chunk_ms: _builtins.int
+    """The longest stretch that is transcribed at once, 1000 to 30000. Absent: the daemon's config."""
+    char_alignments: _builtins.bool
+    """Whether the json has times for each character too."""
+    interpolate_method: Global___Interpolation.ValueType
+    """Times of words that cannot be aligned. Unspecified means those of the nearest word."""
+    speaker_count: _builtins.int
+    """How many speakers there are, 1 to 64; 0 means not known. Not together with bounds."""
+    speaker_embeddings: _builtins.bool
+    """Whether the json has a vector for each speaker's voice."""
+    line_character_max_count: _builtins.int
+    """Most characters in a line of subtitles, 1 to 1000. Absent: no bound."""
+    line_max_count: _builtins.int
+    """Most lines in a subtitle, 1 to 100; with line_character_max_count only. Absent: no bound."""
+    highlight_words: _builtins.bool
+    """Whether subtitles underline each word as it is said."""
     @_builtins.property
     def formats(self) -> _containers.RepeatedScalarFieldContainer[Global___TranscriptFormat.ValueType]:
-        """Which files to write; none means all."""
+        """Which files to write; none means json, srt, vtt, txt and tsv."""
+
+    @_builtins.property
+    def suppress_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens that are never written; -1 stands for the model's own list. None means -1."""
 
     def __init__(
         self,
@@ -687,19 +829,75 @@ class TranscribeParameters(_message.Message):
         diarize: _builtins.bool | None = ...,
         speakers_min_count: _builtins.int = ...,
         speakers_max_count: _builtins.int = ...,
+        task: Global___SpeechTask.ValueType = ...,
+        batch_max_count: _builtins.int | None = ...,
+        beam_count: _builtins.int | None = ...,
+        patience: _builtins.float | None = ...,
+        length_penalty: _builtins.float | None = ...,
+        suppress_tokens: _abc.Iterable[_builtins.int] | None = ...,
+        suppress_numerals: _builtins.bool = ...,
+        initial_prompt: _builtins.str = ...,
+        hotwords: _builtins.str = ...,
+        vad_method: Global___SpeechDetection.ValueType = ...,
+        vad_onset: _builtins.float | None = ...,
+        vad_offset: _builtins.float | None = ...,
+        chunk_ms: _builtins.int | None = ...,
+        char_alignments: _builtins.bool = ...,
+        interpolate_method: Global___Interpolation.ValueType = ...,
+        speaker_count: _builtins.int = ...,
+        speaker_embeddings: _builtins.bool = ...,
+        line_character_max_count: _builtins.int | None = ...,
+        line_max_count: _builtins.int | None = ...,
+        highlight_words: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_align", b"_align", "_diarize", b"_diarize", "align", b"align", "diarize", b"diarize"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_align", b"_align", "_batch_max_count", b"_batch_max_count", "_beam_count", b"_beam_count", "_chunk_ms", b"_chunk_ms", "_diarize", b"_diarize", "_length_penalty", b"_length_penalty", "_line_character_max_count", b"_line_character_max_count", "_line_max_count", b"_line_max_count", "_patience", b"_patience", "_vad_offset", b"_vad_offset", "_vad_onset", b"_vad_onset", "align", b"align", "batch_max_count", b"batch_max_count", "beam_count", b"beam_count", "chunk_ms", b"chunk_ms", "diarize", b"diarize", "length_penalty", b"length_penalty", "line_character_max_count", b"line_character_max_count", "line_max_count", b"line_max_count", "patience", b"patience", "vad_offset", b"vad_offset", "vad_onset", b"vad_onset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_align", b"_align", "_diarize", b"_diarize", "align", b"align", "diarize", b"diarize", "formats", b"formats", "language", b"language", "speakers_max_count", b"speakers_max_count", "speakers_min_count", b"speakers_min_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_align", b"_align", "_batch_max_count", b"_batch_max_count", "_beam_count", b"_beam_count", "_chunk_ms", b"_chunk_ms", "_diarize", b"_diarize", "_length_penalty", b"_length_penalty", "_line_character_max_count", b"_line_character_max_count", "_line_max_count", b"_line_max_count", "_patience", b"_patience", "_vad_offset", b"_vad_offset", "_vad_onset", b"_vad_onset", "align", b"align", "batch_max_count", b"batch_max_count", "beam_count", b"beam_count", "char_alignments", b"char_alignments", "chunk_ms", b"chunk_ms", "diarize", b"diarize", "formats", b"formats", "highlight_words", b"highlight_words", "hotwords", b"hotwords", "initial_prompt", b"initial_prompt", "interpolate_method", b"interpolate_method", "language", b"language", "length_penalty", b"length_penalty", "line_character_max_count", b"line_character_max_count", "line_max_count", b"line_max_count", "patience", b"patience", "speaker_count", b"speaker_count", "speaker_embeddings", b"speaker_embeddings", "speakers_max_count", b"speakers_max_count", "speakers_min_count", b"speakers_min_count", "suppress_numerals", b"suppress_numerals", "suppress_tokens", b"suppress_tokens", "task", b"task", "vad_method", b"vad_method", "vad_offset", b"vad_offset", "vad_onset", b"vad_onset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__align: _TypeAlias = _typing.Literal["align"]  # noqa: Y015
     _WhichOneofArgType__align: _TypeAlias = _typing.Literal["_align", b"_align"]  # noqa: Y015
+    _WhichOneofReturnType__batch_max_count: _TypeAlias = _typing.Literal["batch_max_count"]  # noqa: Y015
+    _WhichOneofArgType__batch_max_count: _TypeAlias = _typing.Literal["_batch_max_count", b"_batch_max_count"]  # noqa: Y015
+    _WhichOneofReturnType__beam_count: _TypeAlias = _typing.Literal["beam_count"]  # noqa: Y015
+    _WhichOneofArgType__beam_count: _TypeAlias = _typing.Literal["_beam_count", b"_beam_count"]  # noqa: Y015
+    _WhichOneofReturnType__chunk_ms: _TypeAlias = _typing.Literal["chunk_ms"]  # noqa: Y015
+    _WhichOneofArgType__chunk_ms: _TypeAlias = _typing.Literal["_chunk_ms", b"_chunk_ms"]  # noqa: Y015
     _WhichOneofReturnType__diarize: _TypeAlias = _typing.Literal["diarize"]  # noqa: Y015
     _WhichOneofArgType__diarize: _TypeAlias = _typing.Literal["_diarize", b"_diarize"]  # noqa: Y015
+    _WhichOneofReturnType__length_penalty: _TypeAlias = _typing.Literal["length_penalty"]  # noqa: Y015
+    _WhichOneofArgType__length_penalty: _TypeAlias = _typing.Literal["_length_penalty", b"_length_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__line_character_max_count: _TypeAlias = _typing.Literal["line_character_max_count"]  # noqa: Y015
+    _WhichOneofArgType__line_character_max_count: _TypeAlias = _typing.Literal["_line_character_max_count", b"_line_character_max_count"]  # noqa: Y015
+    _WhichOneofReturnType__line_max_count: _TypeAlias = _typing.Literal["line_max_count"]  # noqa: Y015
+    _WhichOneofArgType__line_max_count: _TypeAlias = _typing.Literal["_line_max_count", b"_line_max_count"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    _WhichOneofReturnType__vad_offset: _TypeAlias = _typing.Literal["vad_offset"]  # noqa: Y015
+    _WhichOneofArgType__vad_offset: _TypeAlias = _typing.Literal["_vad_offset", b"_vad_offset"]  # noqa: Y015
+    _WhichOneofReturnType__vad_onset: _TypeAlias = _typing.Literal["vad_onset"]  # noqa: Y015
+    _WhichOneofArgType__vad_onset: _TypeAlias = _typing.Literal["_vad_onset", b"_vad_onset"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__align) -> _WhichOneofReturnType__align | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_max_count) -> _WhichOneofReturnType__batch_max_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beam_count) -> _WhichOneofReturnType__beam_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__chunk_ms) -> _WhichOneofReturnType__chunk_ms | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__diarize) -> _WhichOneofReturnType__diarize | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__length_penalty) -> _WhichOneofReturnType__length_penalty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__line_character_max_count) -> _WhichOneofReturnType__line_character_max_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__line_max_count) -> _WhichOneofReturnType__line_max_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vad_offset) -> _WhichOneofReturnType__vad_offset | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vad_onset) -> _WhichOneofReturnType__vad_onset | None: ...
 
 Global___TranscribeParameters: _TypeAlias = TranscribeParameters  # noqa: Y015
 

@@ -53,8 +53,8 @@ PARAMETERS: dict[StageKind, st.SearchStrategy[dict[str, Any]]] = {
             "formats": st.lists(st.sampled_from(stages.FORMATS), min_size=1, max_size=5),
             "align": st.booleans(),
             "diarize": st.booleans(),
-            "speakers_min": st.integers(0, 64),
-            "speakers_max": st.integers(0, 64),
+            "speakers_min": st.integers(0, 32),
+            "speakers_max": st.integers(32, 64),
         },
     ),
     StageKind.ANALYZE: st.one_of(

@@ -53,6 +53,7 @@ def test_integers_end_in_their_unit(described: FileDescriptorSet) -> None:
         "stage_index",
         "quality_tier",
         "quality_min",
+        "suppress_tokens",
     }  # no unit, by their nature
     odd = [
         f"{message.name}.{field.name}"

@@ -9,12 +9,14 @@ from typing import Generic, TypeVar, cast, get_args
 from coscheduler.core.model import EngineName, JobState, Priority, StageState
 from coscheduler.errors import InvalidInput
 from coscheduler.stages import (
-    FORMATS,
+    Interpolation,
     Overflow,
     PieceMode,
     Ranking,
     Residual,
     SpanSign,
+    SpeechDetection,
+    SpeechTask,
     TranscriptFormat,
 )
 from coscheduler.v1 import artifact_pb2, gpu_pb2, job_pb2
@@ -68,7 +70,28 @@ FORMAT: Names[TranscriptFormat, job_pb2.TranscriptFormat.ValueType] = Names(
     "format",
     {
         entry: job_pb2.TranscriptFormat.Value(f"TRANSCRIPT_FORMAT_{entry.upper()}")
-        for entry in FORMATS
+        for entry in get_args(TranscriptFormat)
+    },
+)
+TASK: Names[SpeechTask, job_pb2.SpeechTask.ValueType] = Names(
+    "task",
+    {
+        entry: job_pb2.SpeechTask.Value(f"SPEECH_TASK_{entry.upper()}")
+        for entry in get_args(SpeechTask)
+    },
+)
+DETECTION: Names[SpeechDetection, job_pb2.SpeechDetection.ValueType] = Names(
+    "vad_method",
+    {
+        entry: job_pb2.SpeechDetection.Value(f"SPEECH_DETECTION_{entry.upper()}")
+        for entry in get_args(SpeechDetection)
+    },
+)
+INTERPOLATION: Names[Interpolation, job_pb2.Interpolation.ValueType] = Names(
+    "interpolate_method",
+    {
+        entry: job_pb2.Interpolation.Value(f"INTERPOLATION_{entry.upper()}")
+        for entry in get_args(Interpolation)
     },
 )
 SIGN: Names[SpanSign, job_pb2.TimeSpan.Sign.ValueType] = Names(

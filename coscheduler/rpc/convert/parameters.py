@@ -8,7 +8,17 @@ from typing import Any
 
 from coscheduler.core.model import StageKind
 from coscheduler.errors import InvalidInput
-from coscheduler.rpc.convert.names import FORMAT, MODE, OVERFLOW, RANKING, RESIDUAL, SIGN
+from coscheduler.rpc.convert.names import (
+    DETECTION,
+    FORMAT,
+    INTERPOLATION,
+    MODE,
+    OVERFLOW,
+    RANKING,
+    RESIDUAL,
+    SIGN,
+    TASK,
+)
 from coscheduler.v1 import job_pb2
 
 
@@ -81,29 +91,67 @@ def _separate_from_wire(message: job_pb2.SeparateParameters) -> dict[str, Any]:
     return values
 
 
+# Fields of a transcription by their names on the wire: those that may be absent there, and those
+# whose zero is their default.
+_OPTIONAL = {
+    "align": "align",
+    "diarize": "diarize",
+    "batch_size_max": "batch_max_count",
+    "beam_size": "beam_count",
+    "patience": "patience",
+    "length_penalty": "length_penalty",
+    "vad_onset": "vad_onset",
+    "vad_offset": "vad_offset",
+    "chunk_ms": "chunk_ms",
+    "max_line_width": "line_character_max_count",
+    "max_line_count": "line_max_count",
+}
+_PLAIN = {
+    "language": "language",
+    "suppress_numerals": "suppress_numerals",
+    "initial_prompt": "initial_prompt",
+    "hotwords": "hotwords",
+    "char_alignments": "char_alignments",
+    "speakers": "speaker_count",
+    "speakers_min": "speakers_min_count",
+    "speakers_max": "speakers_max_count",
+    "speaker_embeddings": "speaker_embeddings",
+    "highlight_words": "highlight_words",
+}
+
+
 def _transcribe_to_wire(values: Mapping[str, Any]) -> job_pb2.TranscribeParameters:
-    return job_pb2.TranscribeParameters(
-        language=values.get("language", ""),
+    names = _OPTIONAL | _PLAIN
+    given = {names[name]: value for name, value in values.items() if name in names}
+    message = job_pb2.TranscribeParameters(
         formats=[FORMAT.to_wire(entry) for entry in values.get("formats", ())],
-        align=values.get("align"),
-        diarize=values.get("diarize"),
-        speakers_min_count=values.get("speakers_min", 0),
-        speakers_max_count=values.get("speakers_max", 0),
+        suppress_tokens=values.get("suppress_tokens", ()),
+        **given,
     )
+    if "task" in values:
+        message.task = TASK.to_wire(values["task"])
+    if values.get("vad_method"):
+        message.vad_method = DETECTION.to_wire(values["vad_method"])
+    if "interpolate_method" in values:
+        message.interpolate_method = INTERPOLATION.to_wire(values["interpolate_method"])
+    return message
 
 
 def _transcribe_from_wire(message: job_pb2.TranscribeParameters) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "language": message.language,
-        "speakers_min": message.speakers_min_count,
-        "speakers_max": message.speakers_max_count,
-    }
+    values: dict[str, Any] = {name: getattr(message, field) for name, field in _PLAIN.items()}
+    for name, field in _OPTIONAL.items():
+        if message.HasField(field):
+            values[name] = getattr(message, field)
     if message.formats:
         values["formats"] = [FORMAT.from_wire(entry) for entry in message.formats]
-    if message.HasField("align"):
-        values["align"] = message.align
-    if message.HasField("diarize"):
-        values["diarize"] = message.diarize
+    if message.suppress_tokens:
+        values["suppress_tokens"] = list(message.suppress_tokens)
+    if message.task:
+        values["task"] = TASK.from_wire(message.task)
+    if message.vad_method:
+        values["vad_method"] = DETECTION.from_wire(message.vad_method)
+    if message.interpolate_method:
+        values["interpolate_method"] = INTERPOLATION.from_wire(message.interpolate_method)
     return values
 
 
