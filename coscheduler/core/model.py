@@ -106,7 +106,8 @@ class Option:
     `resident` is held from load to unload and does not include the context; `run` is held on top
     of it while a stage runs. `quality_tier` 0 is the best; only another tier may change the output
     in a way that a listener or reader could notice. `settings_json` is the engine's own note on how
-    to load itself this way; the core never reads it.
+    to load itself this way; the core never reads it. `files` are what a load reads, as far as they
+    are known.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Option:
     slice_ms_max: int
     host_bytes: int = 0
     settings_json: str = "{}"
+    files: tuple[str, ...] = ()
 
     def run_lines(self, duration_ms: int) -> Lines:
         """What running one stage over `duration_ms` of audio holds at most beside `resident`: the

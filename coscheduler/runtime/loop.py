@@ -14,12 +14,14 @@ from coscheduler.config import MIB
 from coscheduler.core import events as ev
 from coscheduler.core.commands import Run
 from coscheduler.core.engine_state import BUSY
+from coscheduler.core.foresight import next_option
 from coscheduler.core.model import EngineName, Job
 from coscheduler.core.scheduler import Outcome, Scheduler
 from coscheduler.errors import StoreFault
 from coscheduler.runtime.api import JobSnapshot, Progress
 from coscheduler.runtime.clock import Clock
 from coscheduler.runtime.journal import Journal
+from coscheduler.runtime.prefetch import Prefetcher
 from coscheduler.runtime.store import Store
 from coscheduler.runtime.supervisor import Supervisor
 from coscheduler.runtime.watchers import Watchers
@@ -50,6 +52,7 @@ class Loop:
         self.handled_count = 0  # events so far: another number means that something may be new
         self._supervisor: Supervisor | None = None
         self._journal: Journal | None = None
+        self.prefetcher = Prefetcher()
 
     def keep_journal(self, folder: Path, bytes_max: int) -> None:
         """Write down every event from now on."""
@@ -57,6 +60,7 @@ class Loop:
 
     def close(self) -> None:
         """Nothing is handled any more."""
+        self.prefetcher.close()
         if self._journal is not None:
             self._journal.close()
 
@@ -136,6 +140,8 @@ class Loop:
             job = self.scheduler.job(command.job) if isinstance(command, Run) else None
             self._supervisor.obey(command, job)
         self._tell(outcome)
+        if outcome.commands:
+            self._look_ahead()
         if isinstance(event, SETTLED):
             self._check(event.engine)
         elif isinstance(event, ev.EngineDied | ev.Stopped):
@@ -164,6 +170,13 @@ class Loop:
                 self._supervisor.forget(job.name)
                 log.info("%s is %s", job.name, job.state, extra={"job": job.name})
             self._watchers.publish(self.snapshot(job))
+
+    def _look_ahead(self) -> None:
+        """Have the files of what will be loaded next in the page cache by then."""
+        scheduler = self.scheduler
+        capacity = scheduler.ledger.capacity_bytes
+        option = next_option(scheduler.jobs, scheduler.engines, capacity)
+        self.prefetcher.want(option.files if option is not None else ())
 
     def _check(self, engine: EngineName) -> None:
         """The ledger against the meter; a difference is logged once and shown until it is gone."""

@@ -184,6 +184,7 @@ def option(
         slice_ms_max=max(SLICE_MS_MIN, CONTENTION * max(prompt_ms, decode_ms)),
         host_bytes=max(0, host_bytes),
         settings_json=json.dumps(choice.__dict__, sort_keys=True),
+        files=(str(analysis.model),),
     )
 
 

@@ -1,6 +1,7 @@
 """The ways to have SAM-Audio in memory: for each configured model each precision, best first."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coscheduler.config import SeparationSettings
@@ -68,3 +69,19 @@ def options(
             machine,
         )
     )
+
+
+def with_files(
+    offered: tuple[Option, ...], sources: tuple[Source, ...], prepared_dir: Path
+) -> tuple[Option, ...]:
+    """The same, each with the file that loading it reads. Raises OSError."""
+    paths: dict[tuple[int, str], str] = {}
+    found = []
+    for option in offered:
+        settings = json.loads(option.settings_json)
+        which = settings["model"], settings["dtype"]
+        if which not in paths:
+            source = sources[settings["model"]]
+            paths[which] = str(source.folder.weights_path(settings["dtype"], prepared_dir))
+        found.append(replace(option, files=(paths[which],)))
+    return tuple(found)

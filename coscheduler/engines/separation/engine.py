@@ -183,7 +183,8 @@ class SeparationEngine:
         machine = offer.Machine(
             self._device.type, self._device_settings.threads, settings.pinned_max
         )
-        return choices.options(sources, settings.precisions, settings.window_ms, machine)
+        offered = choices.options(sources, settings.precisions, settings.window_ms, machine)
+        return choices.with_files(offered, sources, self._prepared_dir)
 
     def _steps(
         self, loaded: LoadedModel, source: Source, task: Task

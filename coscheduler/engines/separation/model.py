@@ -50,11 +50,22 @@ class ModelFolder:
         """
         checkpoint = open_checkpoint(self.checkpoint_path)
         plans = plan_segments(checkpoint, self.config, dtype)
-        settings = f"{FORMAT}:{dtype}:{self.config.model_dump_json()}"
-        content = f"{fingerprint(self.checkpoint_path)}:{settings}"
-        key = hashlib.sha256(content.encode()).hexdigest()[:32]
+        key = self._key(dtype)
         path = folder / f"{key}.{dtype}.prepared"
         return prepared_files.prepare(path, key, plans, self.checkpoint_path, on_bytes)
+
+    def weights_path(self, dtype: str, folder: Path) -> Path:
+        """What loading a precision will read: the prepared file, or the checkpoint to make it from.
+
+        Raises OSError.
+        """
+        path = folder / f"{self._key(dtype)}.{dtype}.prepared"
+        return path if path.exists() else self.checkpoint_path
+
+    def _key(self, dtype: str) -> str:
+        settings = f"{FORMAT}:{dtype}:{self.config.model_dump_json()}"
+        content = f"{fingerprint(self.checkpoint_path)}:{settings}"
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def open_folder(folder: Path) -> ModelFolder:

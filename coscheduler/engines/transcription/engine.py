@@ -168,6 +168,7 @@ class TranscriptionEngine:
             run_ms_per_second=timing.run_ms_per_second(window_ms, device),
             slice_ms_max=timing.slice_ms_max(window_ms, choice.batch_size, device),
             settings_json=json.dumps(vars(choice)),
+            files=(str(self._transcription.model / "model.bin"),),
         )
 
     def _load(self, choice: _Choice, on_progress: OnProgress) -> Loaded:

@@ -7,6 +7,7 @@ import shutil
 import struct
 import wave
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from coscheduler import audio
 from coscheduler.config import parse
-from coscheduler.core.model import EngineName, Line, total_bytes
+from coscheduler.core.model import EngineDescription, EngineName, Line, total_bytes
 from coscheduler.engines.base import Task
 from coscheduler.engines.separation.engine import SeparationEngine
 from coscheduler.engines.separation.output import notes_on
@@ -230,8 +231,23 @@ def test_describing_reads_no_data(models: Path, tmp_path: Path) -> None:
     middle = len(content) // 2
     content[middle : middle + 4096] = bytes(4096)
     (tmp_path / "sam" / "checkpoint.pt").write_bytes(content)
-    there = SeparationEngine(settings_for(models)).describe()
-    assert SeparationEngine(settings_for(tmp_path)).describe() == there
+
+    def described(folder: Path) -> EngineDescription:
+        found = SeparationEngine(settings_for(folder)).describe()
+        return replace(found, options=tuple(replace(o, files=()) for o in found.options))
+
+    assert described(tmp_path) == described(models)
+
+
+def test_an_option_names_the_file_that_its_load_reads(models: Path, tmp_path: Path) -> None:
+    settings = settings_for(models, precisions=["int8"], prepared_dir=str(tmp_path / "prepared"))
+    engine = SeparationEngine(settings)
+    (before,) = {option.files for option in engine.describe().options}
+    assert before == (str(models / "sam" / "checkpoint.pt"),)  # of which the other will be made
+    engine.load(engine.describe().options[0], lambda done, total: None)
+    (after,) = {option.files for option in engine.describe().options}
+    assert after == tuple(map(str, (tmp_path / "prepared").glob("*.int8.prepared")))
+    engine.unload()
 
 
 def test_what_is_held_is_what_the_option_said(make_engine: MakeEngine) -> None:
