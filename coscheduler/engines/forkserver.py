@@ -36,7 +36,7 @@ QUIET_SECONDS = 0.05  # nobody asked for this long: time for the next import
 # Imported before the fork: heavy, shared by several engines, and leaving no thread behind. whisperx
 # and pyannote start threads when imported, and llama.cpp may touch CUDA: they come after the fork.
 PRELOAD = {
-    EngineName.SEPARATION: ("numpy", "av", "torch", "transformers.models.t5.modeling_t5"),
+    EngineName.SEPARATION: ("numpy", "av", "torch"),
     EngineName.TRANSCRIPTION: (
         "numpy",
         "av",

@@ -38,7 +38,7 @@ from coscheduler.stages import SeparateParameters
 MIB = 1024 * 1024
 MMAP_THRESHOLD_BYTES = MIB
 TRIM_THRESHOLD_BYTES = 64 * MIB
-KERNELS_MAX = 40  # compiled convolutions kept by oneDNN; one direction of the codec needs about 32
+KERNELS_MAX = 64  # compiled convolutions kept by oneDNN; the way out with its watermark needs most
 
 
 class SeparationEngine:
@@ -91,8 +91,6 @@ class SeparationEngine:
         """Set threads and heap, then run every kind of kernel once, so that thread pools, compiled
         kernels and library scratch belong to the context and not to the first stage.
         """
-        import transformers.models.t5.modeling_t5  # noqa: F401 (its import is part of the context)
-
         # Read by oneDNN at its first kernel. Its default keeps 1024 of about 0.2 MiB each.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_MAX))
         torch.set_num_threads(self._device_settings.threads)

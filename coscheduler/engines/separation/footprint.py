@@ -1,6 +1,6 @@
 """Predicted device bytes of a separation, from shapes alone.
 
-The phases follow one another and each gives its scratch back: the text encoder (with its weights),
+The phases follow one another and each gives its scratch back: the text encoder (layer by layer),
 a codec tile on the way in, one window of the transformer, a codec tile on the way out. The
 constants were measured on the CPU; on CUDA the convolution library usually needs less.
 """
@@ -23,7 +23,7 @@ LIVE_TILES = (
 )
 # in the convolution library's own layout, the output, and the one that waits for the sum
 LIVE_STREAMS = 11  # tensors of the residual stream's width at once, in the self attention
-HEAP_BYTES = 12 * MIB  # tensors too small for a mapping of their own, decoder, tokenizer, kernels
+HEAP_BYTES = 20 * MIB  # tensors too small for a mapping of their own, decoder, tokenizer, kernels
 SIGNALS = 2  # target and residual are decoded together
 
 
@@ -36,7 +36,7 @@ class Widths:
 
 
 class TextEncoder(Protocol):
-    """What counts of a T5 folder: its config, and its weights as one segment."""
+    """What counts of a T5 folder: its config, and what of its weights is in memory at once."""
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -45,7 +45,7 @@ class TextEncoder(Protocol):
 
     @property
     def segment(self) -> SegmentEntry:
-        """Its weights."""
+        """A layer, and what all layers need."""
         ...
 
 
@@ -134,11 +134,11 @@ def _waiting_windows(config: ModelConfig, window_frames: int, cohort: int) -> tu
 
 
 def prompt_workspace_bytes(config: Mapping[str, Any], tokens: int) -> int:
-    """Scratch of one encoder pass over `tokens` tokens: scores and bias of the attention (four
-    copies live at once) and the widest activations.
+    """Scratch of one encoder pass over `tokens` tokens: bias, scores and shares of the attention,
+    and the widest activations.
     """
     heads, dim, hidden = int(config["num_heads"]), int(config["d_model"]), int(config["d_ff"])
-    return 4 * (4 * heads * tokens * tokens + tokens * (2 * hidden + 8 * dim))
+    return 4 * (3 * heads * tokens * tokens + tokens * (hidden + 4 * dim))
 
 
 def codec_bytes(tile_bytes: int, weight_bytes: int) -> int:

@@ -12,6 +12,9 @@ from coscheduler.engines.separation.config import ModelConfig
 from coscheduler.engines.separation.scheme import WATERMARK
 from coscheduler.engines.streaming.segments import SegmentEntry, lay_out
 
+FIRST_LAYER = "encoder.block.0.layer."  # of the T5 encoder
+BIAS = "0.SelfAttention.relative_attention_bias.weight"
+FINAL_NORM = "encoder.final_layer_norm.weight"
 RESIDUAL_UNITS = 3
 FIRST_KERNEL, LAST_KERNEL = 7, 3  # of the codec's way in; on the way out both are 7
 WATERMARK_RATES = (8, 5, 4, 2)
@@ -51,8 +54,14 @@ def segments(config: ModelConfig, precision: str) -> tuple[SegmentEntry, ...]:
 
 
 def text_segment(config: Mapping[str, Any]) -> SegmentEntry:
-    """The T5 encoder by its config.json, float32."""
-    tensors = tuple(Tensor(name, shape) for name, shape in text_shapes(config).items())
+    """What of the T5 encoder is in device memory at once, by its config.json, float32: a layer, the
+    bias of all layers, which the first one has, and the last norm.
+    """
+    tensors = tuple(
+        Tensor(name, shape)
+        for name, shape in text_shapes(config).items()
+        if name == FINAL_NORM or name.startswith(FIRST_LAYER)
+    )
     (segment,) = lay_out((Segment("text", tensors),), 0)
     return segment
 
@@ -64,10 +73,9 @@ def text_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     gated = str(config.get("feed_forward_proj", "relu")).startswith("gated")
     shapes = {
         "shared.weight": (config["vocab_size"], dim),
-        "encoder.final_layer_norm.weight": (dim,),
+        FINAL_NORM: (dim,),
     }
-    first = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    shapes[first] = (config.get("relative_attention_num_buckets", 32), heads)
+    shapes[FIRST_LAYER + BIAS] = (config.get("relative_attention_num_buckets", 32), heads)
     for index in range(config["num_layers"]):
         key = f"encoder.block.{index}.layer"
         shapes |= {f"{key}.0.SelfAttention.{name}.weight": (inner, dim) for name in "qkv"}

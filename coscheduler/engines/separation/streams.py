@@ -184,16 +184,8 @@ class Lstm:
     """
 
     def __init__(self, weights: Sequence[Sequence[Tensor]]) -> None:
-        hidden = weights[0][1].shape[1]
-        with torch.device("meta"):
-            self._lstm = torch.nn.LSTM(hidden, hidden, len(weights))
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        state = {
-            f"{name}_l{layer}": tensor
-            for layer, tensors in enumerate(weights)
-            for name, tensor in zip(names, tensors, strict=True)
-        }
-        self._lstm.load_state_dict(state, assign=True)
+        self._weights = [tensor for layer in weights for tensor in layer]
+        self._layers, self._hidden = len(weights), weights[0][1].shape[1]
         self._state: tuple[Tensor, Tensor] | None = None
 
     def push(self, x: Tensor, last: bool) -> Tensor:
@@ -201,6 +193,21 @@ class Lstm:
         if x.shape[2] == 0:
             return x
         steps = x.permute(2, 0, 1)
-        y: Tensor
-        y, self._state = self._lstm(steps, self._state)
+        if self._state is None:
+            zeros = x.new_zeros(self._layers, x.shape[0], self._hidden)
+            self._state = zeros, zeros
+        # The function below torch.nn.LSTM: a module without memory of its own, made on the meta
+        # device, imports 38 MiB of libraries that nothing else needs.
+        y, hidden, cell = torch.lstm(
+            steps,
+            self._state,
+            self._weights,
+            has_biases=True,
+            num_layers=self._layers,
+            dropout=0.0,
+            train=False,
+            bidirectional=False,
+            batch_first=False,
+        )
+        self._state = hidden, cell
         return (y + steps).permute(1, 2, 0)

@@ -1,8 +1,7 @@
-"""The T5 text encoder: loaded for one prompt, then gone again.
+"""The T5 text encoder: needed for a fraction of a second, and a third of the small model's size.
 
-It is a third of the small model's size and needed for a fraction of a second. Its weights are one
-allocation, copied from `model.safetensors`; transformers' module is built without memory of its own
-and bound to views of it.
+So it never is in device memory as a whole: a prompt goes through all layers once, and each is
+copied from `model.safetensors` when its turn has come.
 """
 
 import json
@@ -16,20 +15,18 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from coscheduler.engines.separation import sizes
+from coscheduler.engines.separation import sizes, t5
 from coscheduler.engines.streaming.blocks import Block, allocate
-from coscheduler.engines.streaming.prepared import SegmentPlan, TensorPlan
-from coscheduler.engines.streaming.segments import SegmentEntry, lay_out
+from coscheduler.engines.streaming.segments import SegmentEntry
 from coscheduler.errors import EngineFault, InvalidInput
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 EMBEDDING = "shared.weight"
-EMBEDDING_ALIAS = "encoder.embed_tokens.weight"  # the same tensor under transformers' second name
 
 
 @dataclass(frozen=True)
 class TextEncoderFolder:
-    """A T5 folder: its config, and where its encoder's tensors go."""
+    """A T5 folder: its config, and where the tensors of a layer go."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -53,7 +50,8 @@ def open_text_encoder(folder: Path, dim: int) -> TextEncoderFolder:
             f"{folder / CONFIG}: d_model is {config.get('d_model')}, the model needs {dim}",
             file=folder / CONFIG, key="d_model", expected=dim, found=config.get("d_model"),
         )  # fmt: skip
-    return TextEncoderFolder(folder, config, _segment(folder / WEIGHTS, config))
+    _check_shapes(folder / WEIGHTS, config)
+    return TextEncoderFolder(folder, config, sizes.text_segment(config))
 
 
 def tokenize(source: TextEncoderFolder, prompt: str, tokens_max: int) -> list[int]:
@@ -83,33 +81,31 @@ def tokenize(source: TextEncoderFolder, prompt: str, tokens_max: int) -> list[in
 
 
 class TextEncoder:
-    """The encoder in device memory; dropping it frees all of it."""
+    """The encoder for one prompt: a layer at a time is in device memory, in one allocation."""
 
     def __init__(self, source: TextEncoderFolder, device: torch.device) -> None:
-        self._device = device
-        flat = allocate(source.segment.bytes, device)
-        tensors = Block(source.segment, flat).tensors
-        with safe_open(source.folder / WEIGHTS, framework="pt") as file:
-            for name, tensor in tensors.items():
-                tensor.copy_(file.get_tensor(name))
-        self._module = _bind(source.config, tensors)
+        self._source, self._device = source, device
 
     def encode(self, ids: list[int]) -> Tensor:
         """Token ids [L] -> last hidden state, float32 [1, L, dim]."""
-        tokens = torch.tensor([ids], dtype=torch.int64, device=self._device)
-        output: Tensor = self._module(input_ids=tokens).last_hidden_state
-        return output
-
-
-def _bind(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
-    from transformers import T5Config, T5EncoderModel  # heavy: only the engine's process pays
-
-    with torch.device("meta"):
-        module = T5EncoderModel(T5Config.from_dict(dict(config)))
-    state = {**tensors, EMBEDDING_ALIAS: tensors[EMBEDDING]}
-    module.load_state_dict(state, assign=True)
-    module.train(False)
-    return module
+        source = self._source
+        held = Block(source.segment, allocate(source.segment.bytes, self._device)).tensors
+        bias, last_norm = held[sizes.FIRST_LAYER + sizes.BIAS], held[sizes.FINAL_NORM]
+        layer = {
+            name.removeprefix(sizes.FIRST_LAYER): tensor
+            for name, tensor in held.items()
+            if tensor is not bias and tensor is not last_norm
+        }
+        with safe_open(source.folder / WEIGHTS, framework="pt") as file:
+            bias.copy_(file.get_tensor(sizes.FIRST_LAYER + sizes.BIAS))
+            last_norm.copy_(file.get_tensor(sizes.FINAL_NORM))
+            positions = t5.position_bias(bias, source.config, len(ids))
+            h = file.get_tensor(EMBEDDING)[torch.tensor(ids)].to(self._device)
+            for index in range(source.config["num_layers"]):
+                for name, tensor in layer.items():
+                    tensor.copy_(file.get_tensor(f"encoder.block.{index}.layer.{name}"))
+                h = t5.layer(layer, source.config, h, positions)
+        return t5.norm(h, last_norm, source.config)[None]
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
@@ -119,11 +115,19 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         raise EngineFault("MODEL_CORRUPT", f"{path} is not JSON: {error}", file=path) from None
     if not isinstance(config, dict) or config.get("model_type") != "t5":
         raise EngineFault("MODEL_CORRUPT", f"{path} does not describe a T5 model", file=path)
+    activation = config.get("feed_forward_proj", "relu")
+    if activation not in t5.ACTIVATIONS:
+        known = ", ".join(t5.ACTIVATIONS)
+        raise EngineFault(
+            "MODEL_CORRUPT",
+            f"{path}: feed_forward_proj is {activation}; known are {known}",
+            file=path, key="feed_forward_proj", expected=known, found=activation,
+        )  # fmt: skip
     return config
 
 
-def _segment(path: Path, config: Mapping[str, Any]) -> SegmentEntry:
-    """The encoder's tensors laid out in one segment, float32, shapes checked against the config."""
+def _check_shapes(path: Path, config: Mapping[str, Any]) -> None:
+    """Every tensor of the encoder is there in the shape that the config implies."""
     try:
         with safe_open(path, framework="pt") as file:
             present = {
@@ -132,7 +136,6 @@ def _segment(path: Path, config: Mapping[str, Any]) -> SegmentEntry:
             }
     except SafetensorError as error:
         raise EngineFault("MODEL_CORRUPT", f"{path}: {error}", file=path) from None
-    plans = []
     for name, shape in sizes.text_shapes(config).items():
         if present.get(name) != shape:
             found = present.get(name, "missing")
@@ -141,6 +144,3 @@ def _segment(path: Path, config: Mapping[str, Any]) -> SegmentEntry:
                 f"{path}: {name} is {found}, expected {shape}",
                 file=path, key=name, expected=shape, found=found,
             )  # fmt: skip
-        plans.append(TensorPlan(name, shape, "float32", lambda: iter(())))
-    (segment,) = lay_out((SegmentPlan("text", tuple(plans)),), 0)
-    return segment

@@ -1,15 +1,16 @@
 """The text encoder: transformers' own result, limits, and damaged folders."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import T5EncoderModel
+from transformers import T5Config, T5EncoderModel
 
-from coscheduler.engines.separation import text
+from coscheduler.engines.separation import sizes, text
 from coscheduler.engines.separation.text import TextEncoder, open_text_encoder, tokenize
 from coscheduler.errors import EngineFault, InvalidInput
 
@@ -30,6 +31,36 @@ def test_it_computes_what_transformers_computes(models: Path) -> None:
         wanted = reference(input_ids=torch.tensor([ids])).last_hidden_state
     assert found.shape == (1, len(ids), 64)
     torch.testing.assert_close(found, wanted)
+
+
+def test_a_gated_one_too(copied: Path) -> None:
+    """As T5 1.1 has it, over more tokens than there are buckets of distances."""
+    config = json.loads((copied / text.CONFIG).read_text())
+    config |= {"feed_forward_proj": "gated-gelu", "relative_attention_max_distance": 20}
+    (copied / text.CONFIG).write_text(json.dumps(config))
+    torch.manual_seed(0)
+    reference = T5EncoderModel(T5Config.from_dict(config)).train(False)
+    tensors = {k: v.clone() for k, v in reference.state_dict().items() if "embed_tokens" not in k}
+    save_file(tensors, copied / text.WEIGHTS)
+    ids = torch.randint(2, config["vocab_size"], (1, 90))
+    with torch.inference_mode():
+        found = TextEncoder(open_text_encoder(copied, 64), CPU).encode(ids[0].tolist())
+        wanted = reference(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_another_activation_is_refused(copied: Path) -> None:
+    config = json.loads((copied / text.CONFIG).read_text())
+    (copied / text.CONFIG).write_text(json.dumps({**config, "feed_forward_proj": "tanh"}))
+    with pytest.raises(EngineFault) as caught:
+        open_text_encoder(copied, 64)
+    assert caught.value.numbers["key"] == "feed_forward_proj"
+
+
+def test_a_layer_at_a_time_is_what_it_takes(models: Path) -> None:
+    source = open_text_encoder(models / "t5", 64)
+    whole = sum(4 * math.prod(shape) for shape in sizes.text_shapes(source.config).values())
+    assert source.segment.bytes < 0.6 * whole
 
 
 def test_the_end_token_closes_every_prompt(models: Path) -> None:
