@@ -89,10 +89,10 @@ def configured_engines(settings: Settings) -> tuple[EngineName, ...]:
     return tuple(name for name, section in zip(EngineName, sections, strict=True) if section)
 
 
-def _make_scheduler(settings: Settings, meter: Meter) -> Scheduler:
+def limits_of(settings: Settings) -> Limits:
+    """The scheduler's share of the settings."""
     device, scheduling = settings.device, settings.scheduling
-    total, used = meter.device_bytes()
-    limits = Limits(
+    return Limits(
         queue_max=scheduling.queue_max,
         attempts_max=scheduling.attempts_max,
         preempts_max=scheduling.preempts_max,
@@ -107,8 +107,12 @@ def _make_scheduler(settings: Settings, meter: Meter) -> Scheduler:
         oom_memory_ms=scheduling.oom_memory_ms,
         peak_tolerance_bytes=int(scheduling.peak_tolerance),
     )
-    capacity = capacity_bytes(device, total, used)
-    return Scheduler(capacity, configured_engines(settings), limits)
+
+
+def _make_scheduler(settings: Settings, meter: Meter) -> Scheduler:
+    total, used = meter.device_bytes()
+    capacity = capacity_bytes(settings.device, total, used)
+    return Scheduler(capacity, configured_engines(settings), limits_of(settings))
 
 
 async def _outputs_in_use(store: Store) -> set[str]:

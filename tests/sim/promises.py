@@ -124,7 +124,7 @@ class Promises:
                 assert charged == 0, f"{name} is gone and charged {charged}"
             if state.leased_to:
                 assert state.phase is Phase.LOADED
-                assert self._world.scheduler.ledger.bytes_of(name, Part.RUN) > 0
+                assert (name, Part.RUN) in self._world.scheduler.ledger.entries()
 
     def _check_slots(self) -> None:
         engines, limits = self._world.scheduler.engines, self._world.limits

@@ -1,0 +1,197 @@
+"""Many recordings through all three stages, in the simulator with the sizes of real models.
+
+Ours is the real scheduler in virtual time, every recording a job, against (a) one script that
+loads, runs and unloads each model in turn for each recording, (b) the same stage by stage: each
+model once for all recordings, and the lower bound: no schedule ends before the busiest resource has
+done its work. All have the same options and predicted times; (a) and (b) take for each stage what
+is fastest when the card is theirs alone. Times are those of the options at a stated link; what two
+engines that compute at once take from each other is not in them, so look at one slot, too.
+"""
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from coscheduler import config
+from coscheduler.config import Settings
+from coscheduler.core import events as ev
+from coscheduler.core import planner
+from coscheduler.core.model import ENGINE_OF, EngineDescription, EngineName, Option, StageKind
+from coscheduler.planning.stages import offers_of
+from coscheduler.runtime.daemon import limits_of
+
+ROOT = Path(__file__).resolve().parents[2]
+RELEASE_MS = 150  # the middle of what the simulator takes to unload
+Descriptions = dict[EngineName, EngineDescription]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Makespans, in milliseconds of virtual time."""
+
+    config: str
+    compute_slots: int
+    load_bytes_per_ms: int
+    ours_ms: int
+    one_by_one_ms: int
+    stage_by_stage_ms: int
+    bound_ms: int
+    loads: int
+
+
+def main(arguments: list[str]) -> int:
+    """Return the exit status."""
+    chosen = parse(arguments)
+    sys.path.insert(0, str(ROOT))
+    rows = [
+        row(path, slots, round(speed * 1e6), chosen)
+        for path in chosen.config
+        for slots in chosen.slots
+        for speed in chosen.load
+    ]
+    print(
+        f"{chosen.recordings} recordings of {chosen.seconds} s, link {chosen.link} GB/s, minutes:"
+    )
+    print("\n".join(map(line, rows)))
+    if chosen.out:
+        names = ("recordings", "seconds", "link")
+        document = {name: getattr(chosen, name) for name in names}
+        document["rows"] = [asdict(entry) for entry in rows]
+        chosen.out.parent.mkdir(parents=True, exist_ok=True)
+        chosen.out.write_text(json.dumps(document, indent=1) + "\n", encoding="ascii")
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    configs = [ROOT / "configs" / name for name in ("24gb.toml", "4gb.toml", "4gb-small.toml")]
+    parser = argparse.ArgumentParser(
+        prog="scripts/measure pipeline",
+        description=__doc__.split("\n")[0],
+        epilog="example: scripts/measure pipeline --recordings 20 --seconds 60",
+    )
+    parser.add_argument("--config", type=Path, nargs="*", default=configs)
+    parser.add_argument("--recordings", type=int, default=20)
+    parser.add_argument("--seconds", type=int, default=60, help="of each recording")
+    parser.add_argument("--slots", type=int, nargs="*", default=[1, 2], help="engines at once")
+    parser.add_argument(
+        "--load", type=float, nargs="*", default=[24.0, 2.0], help="GB/s from a file to the card"
+    )
+    parser.add_argument("--link", type=float, default=24.0, help="GB/s while layers are streamed")
+    parser.add_argument("--out", type=Path, help="a JSON file")
+    return parser.parse_args(arguments)
+
+
+def row(path: Path, slots: int, load_bytes_per_ms: int, chosen: argparse.Namespace) -> Row:
+    """One config with so many slots."""
+    settings = config.load(path)
+    device = settings.device.model_copy(update={"compute_slots": slots})
+    settings = settings.model_copy(update={"device": device})
+    described = descriptions(settings, round(chosen.link * 1e6), load_bytes_per_ms)
+    capacity = int(device.memory_cap) - int(device.headroom)
+    duration_ms, count = 1000 * chosen.seconds, chosen.recordings
+    alone = [best_alone(described[ENGINE_OF[kind]], duration_ms, capacity) for kind in StageKind]
+    ours_ms, loads = simulated(settings, described, capacity, duration_ms, count)
+    return Row(
+        path.stem, slots, load_bytes_per_ms, ours_ms,
+        one_by_one_ms(alone, duration_ms, count), stage_by_stage_ms(alone, duration_ms, count),
+        bound_ms(described, alone, duration_ms, count, slots), loads,
+    )  # fmt: skip
+
+
+def descriptions(settings: Settings, link: int, load_bytes_per_ms: int) -> Descriptions:
+    """What the engines offer, from sizes alone, with loads at the stated speed."""
+    found = {}
+    for offer in offers_of(settings, link):
+        options = tuple(
+            replace(entry.option, load_ms=load_ms(entry.option, load_bytes_per_ms))
+            for entry in offer.offered
+        )
+        found[offer.engine] = EngineDescription(
+            offer.engine, offer.model, options, offer.context_bytes
+        )
+    return found
+
+
+def load_ms(option: Option, bytes_per_ms: int) -> int:
+    """What is resident, at that speed."""
+    return sum(line.bytes for line in option.resident) // bytes_per_ms + 1
+
+
+def run_ms(option: Option, duration_ms: int) -> int:
+    """As the simulator takes it."""
+    return 1 + option.run_ms_per_second * duration_ms // 1000
+
+
+def best_alone(described: EngineDescription, duration_ms: int, capacity: int) -> Option:
+    """The planner's choice with the card to itself."""
+    context, options = described.context_bytes, described.options
+    tier = planner.best_tier(options, duration_ms, context, capacity)
+    assert tier is not None, f"{described.engine} does not fit {capacity} bytes"
+    request = planner.Request(options, duration_ms, context, needs_process=True)
+    found = planner.plan(request, tier, planner.Room(capacity, (), 1))
+    assert found is not None
+    return found.option
+
+
+def one_by_one_ms(alone: Sequence[Option], duration_ms: int, count: int) -> int:
+    """Load, run and unload every model for every recording."""
+    return count * sum(o.load_ms + run_ms(o, duration_ms) + RELEASE_MS for o in alone)
+
+
+def stage_by_stage_ms(alone: Sequence[Option], duration_ms: int, count: int) -> int:
+    """Load a model, run it over all recordings, unload it."""
+    return sum(o.load_ms + count * run_ms(o, duration_ms) + RELEASE_MS for o in alone)
+
+
+def bound_ms(
+    described: Descriptions, alone: Sequence[Option], duration_ms: int, count: int, slots: int
+) -> int:
+    """The busiest of: each engine, all compute slots together, and the stages of one recording.
+
+    Of every engine the fastest option of the tier that it runs at counts, whatever it takes.
+    """
+    fastest = []
+    for kind, own in zip(StageKind, alone, strict=True):
+        tier = [
+            option
+            for option in described[ENGINE_OF[kind]].options
+            if option.quality_tier == own.quality_tier
+        ]
+        fastest.append(min(run_ms(option, duration_ms) for option in tier))
+    work = count * sum(fastest)
+    return max(count * max(fastest), -(-work // slots), sum(fastest))
+
+
+def simulated(
+    settings: Settings, described: Descriptions, capacity: int, duration_ms: int, count: int
+) -> tuple[int, int]:
+    """When the last job ends, all submitted at once, and how often something was loaded."""
+    from tests.core.build import job
+    from tests.sim.simulator import Setup, World
+
+    setup = Setup(capacity, limits_of(settings), described)
+    world = World(setup, random.Random(0))  # noqa: S311 a simulation, not a secret
+    for number in range(count):
+        made = job(f"jobs/{number:03d}", *StageKind, arrival_ms=number)
+        stages = tuple(replace(stage, duration_ms=duration_ms) for stage in made.stages)
+        world.at(0, ev.Submitted(replace(made, stages=stages)))
+    world.run()
+    assert not world.refused, world.refused
+    return max(made.finished_ms for made in world.stored.values()), world.tally.loads
+
+
+def line(row: Row) -> str:
+    """A row for people, in minutes."""
+    ours, one, stages, bound = (
+        ms / 60_000 for ms in (row.ours_ms, row.one_by_one_ms, row.stage_by_stage_ms, row.bound_ms)
+    )
+    return (
+        f"{row.config:10} slots {row.compute_slots}, loads {row.load_bytes_per_ms / 1e6:4.1f} GB/s:"
+        f" ours {ours:6.1f} ({row.loads} loads), one by one {one:6.1f} ({one / ours:.2f}x), "
+        f"by stages {stages:6.1f} ({stages / ours:.2f}x), bound {bound:6.1f} ({ours / bound:.2f})"
+    )
