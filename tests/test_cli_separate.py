@@ -15,6 +15,8 @@ import pytest
 
 from coscheduler import audio, cli
 from coscheduler.cli import plot, separate
+from coscheduler.client import Plan
+from coscheduler.core.model import Priority
 from coscheduler.demo import tiny_sam_audio
 from coscheduler.errors import InvalidInput, Refused
 
@@ -111,6 +113,7 @@ Call = Callable[..., tuple[int, str]]
     [
         ["--spans", "7-6"], ["--spans", "soon"], ["--candidates", "0"], ["--candidates", "17"],
         ["--seed", "-1"], ["--residual", "rest"], ["--sample-rate", "100"], ["--redraws", "9"],
+        ["--priority", "urgent"],
     ],
 )  # fmt: skip
 def test_wrong_usage_is_told_before_anything_is_sent(
@@ -122,6 +125,30 @@ def test_wrong_usage_is_told_before_anything_is_sent(
     status, _ = call("--server", f"unix:{tmp_path}/none", *base, *wrong)
     assert status == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_asked_for_is_what_is_sent(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan, as it would go to the daemon."""
+    from coscheduler.cli import run as runs
+
+    plans: list[Plan] = []
+
+    def prepare(audio: list[Path], out: Path, plan: Plan) -> None:
+        plans.append(plan)
+        raise Refused("SEEN", "that is all")
+
+    monkeypatch.setattr(runs, "prepare", prepare)
+    recording = tmp_path / "a.wav"
+    recording.write_bytes(b"x")
+    base = ("separate", recording, "--desc", "a dog", "--out", tmp_path / "out")
+    call(*base)
+    call(*base, "--priority", "interactive", "--no-watermark", "--spans", "1-2,-3-4", "--seed", "9")
+    usual, asked = plans
+    assert (usual.priority, usual.separation["watermark"]) == (Priority.NORMAL, True)
+    assert (asked.priority, asked.separation["watermark"]) == (Priority.INTERACTIVE, False)
+    assert (asked.separation["spans"], asked.separation["seed"]) == (["1-2", "-3-4"], 9)
 
 
 def test_no_daemon_is_status_three(call: Call, tmp_path: Path) -> None:

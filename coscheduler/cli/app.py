@@ -11,7 +11,7 @@ import typer
 from coscheduler import __version__
 from coscheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED
 from coscheduler.cli.gpu import gpu_app
-from coscheduler.cli.options import Json, examples
+from coscheduler.cli.options import Json, PriorityClass, examples
 from coscheduler.cli.separate import separate
 from coscheduler.core.model import EngineName
 
@@ -30,14 +30,6 @@ app.add_typer(jobs_app, name="jobs")
 models_app = typer.Typer(no_args_is_help=True, help="List, fetch and check model files.")
 app.add_typer(models_app, name="models")
 app.add_typer(gpu_app, name="gpu")
-
-
-class PriorityClass(StrEnum):
-    """A job's class, as it is written on the command line."""
-
-    BATCH = "batch"
-    NORMAL = "normal"
-    INTERACTIVE = "interactive"
 
 
 class OverflowPolicy(StrEnum):

@@ -1,10 +1,19 @@
-"""What several commands have in common: the --json option, the foot of their help."""
+"""What several commands have in common: some of their options, the foot of their help."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of stdout.")]
+
+
+class PriorityClass(StrEnum):
+    """A job's class, as it is written on the command line."""
+
+    BATCH = "batch"
+    NORMAL = "normal"
+    INTERACTIVE = "interactive"
 
 
 def examples(*lines: str) -> str:

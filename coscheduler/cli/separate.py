@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from coscheduler.cli.options import Json
+from coscheduler.cli.options import Json, PriorityClass
+from coscheduler.core.model import Priority
 from coscheduler.errors import InvalidInput, Refused
 
 PHASES = {
@@ -75,6 +76,9 @@ def separate(
     sample_rate: Annotated[
         int | None, typer.Option(metavar="HZ", help="Of the results. (default: the model's)")
     ] = None,
+    priority: Annotated[PriorityClass, typer.Option(help="The class of the job.")] = (
+        PriorityClass.NORMAL
+    ),
     metrics_json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write times and bytes to FILE.")
     ] = None,
@@ -94,8 +98,9 @@ def separate(
 ) -> None:
     """Pull one sound out of a recording: target.wav, residual.wav, both mono, and a report.
 
-    The model hears the mean over the channels. Ctrl-C cancels the job. Exit status: 0 done, 1 the
-    job failed, 2 wrong usage, 3 no daemon.
+    The model hears the mean over the channels. Both results carry an inaudible watermark, as those
+    of Meta's code do, unless --no-watermark is given. Ctrl-C cancels the job. Exit status: 0 done,
+    1 the job failed, 2 wrong usage, 3 no daemon.
     """
     from coscheduler.cli import private, say
     from coscheduler.cli import run as runs
@@ -112,7 +117,8 @@ def separate(
         "watermark": watermark,
         "sample_rate_hz": sample_rate,
     }
-    plan = Plan(desc, transcribe=False, separation=separation)
+    priority_class = Priority[priority.name]
+    plan = Plan(desc, transcribe=False, separation=separation, priority=priority_class)
     recordings = runs.prepare([audio], out, plan)
     (recording,) = recordings
     console = say.console(as_json=as_json)
