@@ -13,9 +13,9 @@ from coscheduler.core.model import EngineName, Option, total_bytes
 
 @dataclass(frozen=True)
 class Choice:
-    """An option in a joint plan. Options of one `family` become each other by adding or dropping
-    bytes (resident layers); between families everything is loaded anew. `traffic_bytes` go over the
-    link in each pass, hidden behind the computation or not.
+    """An option in a joint plan. Options of one `family` are of one quality tier and become each
+    other by adding or dropping bytes (resident layers); between families everything is loaded anew.
+    `traffic_bytes` go over the link in each pass, hidden behind the computation or not.
     """
 
     option: Option
@@ -30,7 +30,6 @@ class Member:
     engine: EngineName
     choices: Sequence[Choice]
     context_bytes: int
-    restart_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ def plan_together(members: Sequence[Member], runs: EngineName, budget: Budget) -
 
     The least (quality tier, time of the stage, time to bring the others back), in this order, over
     all combinations; of equals the fastest to the millisecond, then what needs the link least, then
-    the smallest. The others keep nothing of another tier than the budget gives their own stage.
-    None: the stage never fits.
+    the smallest. What the others keep is of the family that they will run in: anything else would
+    save them nothing. None: the stage never fits.
     """
     wanted = {member.engine: own_choice(member, budget) for member in members}
     if wanted[runs] is None:
@@ -132,29 +131,22 @@ def _shares(
     """All that the engine may have: as it runs, or what it may keep while another one runs."""
     if wanted is None:
         return (Share(member.engine, None, 0, 0),)
-    tier = wanted.option.quality_tier
-    choices = [choice for choice in member.choices if choice.option.quality_tier == tier]
     if member.engine == runs:
+        tier = wanted.option.quality_tier
+        same = [choice for choice in member.choices if choice.option.quality_tier == tier]
         return tuple(
             Share(runs, choice, _running_bytes(member, choice, budget.duration_ms), 0)
-            for choice in choices
+            for choice in same
         )
-    out = Share(member.engine, None, 0, member.restart_ms + wanted.option.load_ms)
-    kept = (
-        Share(member.engine, choice, _kept_bytes(member, choice), _return_ms(choice, wanted))
-        for choice in choices
-    )
-    return (out, *kept)
+    out = Share(member.engine, None, 0, wanted.option.load_ms)
+    related = [choice for choice in member.choices if choice.family == wanted.family]
+    return (out, *(_kept(member, choice, wanted) for choice in related))
 
 
-def _kept_bytes(member: Member, choice: Choice) -> int:
-    return member.context_bytes + total_bytes(choice.option.resident)
-
-
-def _return_ms(kept: Choice, wanted: Choice) -> int:
-    if kept.family == wanted.family:
-        return max(0, wanted.option.load_ms - kept.option.load_ms)
-    return wanted.option.load_ms
+def _kept(member: Member, choice: Choice, wanted: Choice) -> Share:
+    size = member.context_bytes + total_bytes(choice.option.resident)
+    return_ms = max(0, wanted.option.load_ms - choice.option.load_ms)
+    return Share(member.engine, choice, size, return_ms)
 
 
 def _fits(shares: Iterable[Share], budget: Budget) -> bool:
@@ -175,4 +167,4 @@ def _rank(plan: Together, runs: EngineName, duration_ms: int) -> tuple[int, ...]
     chosen = _choice_of(plan.shares, runs)
     exact_ms = _exact_run_ms(chosen.option, duration_ms)
     traffic_bytes = chosen.traffic_bytes
-    return plan.quality_tier, plan.run_ms, plan.return_ms, exact_ms, traffic_bytes, plan.bytes
+    return plan.run_ms, plan.return_ms, exact_ms, traffic_bytes, plan.bytes
