@@ -4,7 +4,6 @@ import importlib
 import io
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,12 +15,11 @@ separation = importlib.import_module("measures.separation")  # below scripts/, n
 memory = importlib.import_module("measures.separation_memory")
 
 
-def test_fewer_rounds_than_seven_are_refused() -> None:
-    script = str(ROOT / "scripts" / "measure")
-    command = [sys.executable, script, "separation", "--rounds", "6"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "at least 7" in done.stderr
+def test_fewer_rounds_than_seven_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        separation.main(["--rounds", "6"])
+    assert caught.value.code == 2
+    assert "at least 7" in capsys.readouterr().err
 
 
 def test_rounds_are_interleaved_and_change_their_order() -> None:

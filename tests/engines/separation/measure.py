@@ -1,15 +1,12 @@
 """Run in a process of its own: what loading and running take, measured from outside the heap.
 
-`python -m tests.engines.separation.measure MODELS OUT` prints one JSON object. The process samples
-its own anonymous memory from a thread, as the daemon does from its own process.
+`python -m tests.engines.separation.measure MODELS OUT` prints one JSON object: recordings of one
+window and of three. The process samples its own anonymous memory, as an engine's does.
 """
 
 import json
 import os
 import sys
-import threading
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,44 +14,29 @@ import numpy as np
 from coscheduler import audio
 from coscheduler.core.model import StageKind, total_bytes
 from coscheduler.engines.base import Task
+from coscheduler.engines.peak import PeakSampler
 from coscheduler.engines.separation.engine import SeparationEngine
 from coscheduler.procfs import anonymous_bytes
 from tests.engines.separation.conftest import finish, noise, settings_for
 
-PERIOD_S = 0.002
-
-
-def peak_of(work: Callable[[], object]) -> int:
-    """The highest anonymous memory while `work` runs, bytes."""
-    highest, stop = [anonymous_bytes(os.getpid())], threading.Event()
-
-    def sample() -> None:
-        while not stop.wait(PERIOD_S):
-            highest[0] = max(highest[0], anonymous_bytes(os.getpid()))
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    work()
-    stop.set()
-    sampler.join()
-    return highest[0]
-
 
 def main(models: Path, out: Path) -> dict[str, object]:
-    engine = SeparationEngine(settings_for(models))
+    engine = SeparationEngine(settings_for(models, window_ms=2000))
     engine.start()
     option = engine.describe().options[0]
     base = anonymous_bytes(os.getpid())
     engine.load(option, lambda done, total: None)
     loaded = anonymous_bytes(os.getpid())
     peaks = []
-    for number, seconds in enumerate((3, 12)):
+    for number, seconds in enumerate((1, 5)):
         recording, folder = out / f"{number}.wav", out / f"out{number}"
         audio.write_wav(recording, np.asarray(noise(seconds)), 48_000)
         folder.mkdir()
         parameters = {"prompt": "a man speaking"}
         task = Task("jobs/1", StageKind.SEPARATE, parameters, recording, folder, seconds * 1000)
-        measured = peak_of(partial(finish, engine, task)) - base
+        with PeakSampler() as sampler:
+            finish(engine, task)
+            measured = sampler.highest_bytes() - base
         peaks.append({"predicted": option.peak_bytes(seconds * 1000), "measured": measured})
     after = anonymous_bytes(os.getpid())
     engine.unload()
