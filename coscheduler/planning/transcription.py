@@ -1,9 +1,12 @@
 """WhisperX in a plan: compute types and batch sizes."""
 
+from dataclasses import replace
+
 from coscheduler.config import Settings, TranscriptionSettings
-from coscheduler.core.model import EngineName, Option, total_bytes
-from coscheduler.engines.transcription import checkpoint, footprint, sizes, timing
-from coscheduler.engines.transcription.footprint import Models, Place
+from coscheduler.core.model import EngineName, total_bytes
+from coscheduler.engines.transcription import checkpoint, footprint, offer, sizes
+from coscheduler.engines.transcription.footprint import Models
+from coscheduler.engines.transcription.offer import Choice
 from coscheduler.planning.offer import Facts, Machine, Offer, Offered, local, shape_wanted, title
 
 
@@ -11,7 +14,7 @@ def offered(settings: Settings, section: TranscriptionSettings, machine: Machine
     """The engine's options. Raises InvalidInput SIZES_UNKNOWN, EngineFault MODEL_CORRUPT."""
     models = _models(section)
     found = tuple(
-        _entry(section, models, compute_type, batch_size, machine)
+        _entry(section, models, Choice(compute_type, batch_size), machine)
         for compute_type in footprint.compute_types(settings, section)
         for batch_size in section.batch_sizes
     )
@@ -24,24 +27,14 @@ def offered(settings: Settings, section: TranscriptionSettings, machine: Machine
 
 
 def _entry(
-    section: TranscriptionSettings, models: Models, compute_type: str, batch_size: int,
-    machine: Machine,
-) -> Offered:  # fmt: skip
-    device, beam_size = machine.device, section.beam_size
-    window_ms = timing.window_ms(models.whisper, device, compute_type, beam_size, batch_size)
-    place = Place(device.device, -(-machine.recording_ms_max // 1000))
-    resident = footprint.resident(models, compute_type)
-    option = Option(
-        name=f"{compute_type}, batch {batch_size}",
-        resident=resident,
-        run=footprint.run_lines(models, place, compute_type, batch_size, beam_size),
-        quality_tier=footprint.TIERS[compute_type],
-        load_ms=machine.copy_ms(total_bytes(resident)),
-        run_ms_per_second=timing.run_ms_per_second(window_ms, device),
-        slice_ms_max=timing.slice_ms_max(window_ms, batch_size, device),
+    section: TranscriptionSettings, models: Models, choice: Choice, machine: Machine
+) -> Offered:
+    option = offer.option(
+        models, choice, section.beam_size, machine.device, machine.recording_ms_max
     )
-    facts: Facts = {"compute_type": compute_type, "batch_size": batch_size}
-    return Offered(option, compute_type, facts)
+    load_ms = machine.copy_ms(total_bytes(option.resident))
+    facts: Facts = {"compute_type": choice.compute_type, "batch_size": choice.batch_size}
+    return Offered(replace(option, load_ms=load_ms), choice.compute_type, facts)
 
 
 def _models(section: TranscriptionSettings) -> Models:

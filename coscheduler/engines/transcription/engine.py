@@ -3,7 +3,7 @@
 import gc
 import json
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,12 @@ from coscheduler.core.model import (
 )
 from coscheduler.engines.base import OnProgress, Slice, StageResult, Task
 from coscheduler.engines.streaming import heap
-from coscheduler.engines.transcription import checkpoint, footprint, libraries, speakers, timing
+from coscheduler.engines.transcription import checkpoint, footprint, libraries, offer, speakers
 from coscheduler.engines.transcription.libraries import module
+from coscheduler.engines.transcription.offer import Choice
 from coscheduler.engines.transcription.transcribe import Loaded, Transcription
 from coscheduler.errors import EngineFault, Refused
 from coscheduler.stages import TranscribeParameters
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """What an option stands for; `Option.settings_json` holds it."""
-
-    compute_type: str
-    batch_size: int
 
 
 class TranscriptionEngine:
@@ -70,7 +63,7 @@ class TranscriptionEngine:
             engine=self.name,
             model=models.whisper.name,
             options=tuple(
-                self._option(models, _Choice(compute_type, batch_size))
+                self._option(models, Choice(compute_type, batch_size))
                 for compute_type in types
                 for batch_size in self._transcription.batch_sizes
             ),
@@ -95,7 +88,7 @@ class TranscriptionEngine:
         Raises EngineFault MODEL_MISSING or MODEL_CORRUPT; then nothing is held.
         """
         self.unload()
-        choice = _Choice(**json.loads(option.settings_json))
+        choice = Choice(**json.loads(option.settings_json))
         models = self._models()
         try:
             self._loaded = self._load(choice, on_progress)
@@ -150,28 +143,13 @@ class TranscriptionEngine:
             diarizer_bytes=checkpoint.diarizer_bytes(chosen.diarizer) if chosen.diarizer else 0,
         )
 
-    def _option(self, models: footprint.Models, choice: _Choice) -> Option:
-        device, beam_size = self._settings.device, self._transcription.beam_size
-        window_ms = timing.window_ms(
-            models.whisper, device, choice.compute_type, beam_size, choice.batch_size
-        )
-        seconds_max = -(-self._settings.store.recording_ms_max // 1000)
-        place = footprint.Place(device.device, seconds_max)
-        return Option(
-            name=f"{choice.compute_type}, batch {choice.batch_size}",
-            resident=footprint.resident(models, choice.compute_type),
-            run=footprint.run_lines(
-                models, place, choice.compute_type, choice.batch_size, beam_size
-            ),
-            quality_tier=footprint.TIERS[choice.compute_type],
-            load_ms=timing.load_ms(models.whisper),
-            run_ms_per_second=timing.run_ms_per_second(window_ms, device),
-            slice_ms_max=timing.slice_ms_max(window_ms, choice.batch_size, device),
-            settings_json=json.dumps(vars(choice)),
-            files=(str(self._transcription.model / "model.bin"),),
-        )
+    def _option(self, models: footprint.Models, choice: Choice) -> Option:
+        settings, chosen = self._settings, self._transcription
+        recording_ms_max = settings.store.recording_ms_max
+        option = offer.option(models, choice, chosen.beam_size, settings.device, recording_ms_max)
+        return replace(option, files=(str(chosen.model / "model.bin"),))
 
-    def _load(self, choice: _Choice, on_progress: OnProgress) -> Loaded:
+    def _load(self, choice: Choice, on_progress: OnProgress) -> Loaded:
         chosen, device = self._transcription, self._device
         steps = 2 if chosen.diarizer else 1
         on_progress(0, steps)
@@ -183,7 +161,7 @@ class TranscriptionEngine:
             on_progress(2, steps)
         return Loaded(pipeline, diarizer, chosen, choice.batch_size, device, self._punkt_dir)
 
-    def _load_pipeline(self, choice: _Choice) -> Any:
+    def _load_pipeline(self, choice: Choice) -> Any:
         """WhisperX's pipeline of Whisper and speech detection."""
         chosen, device = self._transcription, self._settings.device
         return module("whisperx.asr").load_model(

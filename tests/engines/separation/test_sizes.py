@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from coscheduler import config
 from coscheduler.engines.separation import sizes
 from coscheduler.engines.separation.config import ModelConfig
+from coscheduler.engines.separation.engine import SeparationEngine
 from coscheduler.engines.separation.model import open_folder
+from coscheduler.engines.separation.offer import LINK_BYTES_PER_MS
 from coscheduler.engines.separation.text import open_text_encoder
+from coscheduler.planning import stages
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
@@ -20,6 +24,19 @@ def test_every_tensor_is_where_the_checkpoint_puts_it(models: Path, precision: s
 def test_the_text_encoder_is_what_its_config_says(models: Path) -> None:
     source = open_text_encoder(models / "t5", 64)
     assert sizes.text_segment(source.config) == source.segment
+
+
+def test_a_plan_offers_what_the_engine_offers(models: Path) -> None:
+    section = {"model": "sam", "text_encoder": "t5", "precisions": ["float32", "int8"]}
+    settings = config.parse({"separation": section}, models)
+    described = SeparationEngine(settings).describe()
+    (planned,) = stages.offers_of(settings, LINK_BYTES_PER_MS["cpu"])
+    assert (planned.model, planned.context_bytes) == (described.model, described.context_bytes)
+    for entry, option in zip(planned.offered, described.options, strict=True):
+        assert (entry.option.name, entry.option.resident) == (option.name, option.resident)
+        assert (entry.option.run, entry.option.quality_tier) == (option.run, option.quality_tier)
+        assert entry.option.run_ms_per_second == option.run_ms_per_second
+        assert sum(entry.host.values()) == option.host_bytes
 
 
 def published(dim: int, heads: int) -> ModelConfig:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from coscheduler import config
 from coscheduler.demo import tiny_whisper
 from coscheduler.engines.transcription import checkpoint, sizes
+from coscheduler.engines.transcription.engine import TranscriptionEngine
+from coscheduler.planning import stages
 from coscheduler.shapes import AlignerShape, TranscriptionShape
 
 
@@ -48,3 +51,14 @@ def test_an_aligner_is_what_its_file_holds(models: Path) -> None:
         feat_extract_norm="layer" if read.has_layer_norms else "group",
     )
     assert sizes.aligner(shape, read.name) == read
+
+
+def test_a_plan_offers_what_the_engine_offers(models: Path) -> None:
+    section = {"model": "whisper", "aligners": {"en": "aligner"}, "compute_types": ["int8"]}
+    settings = config.parse({"transcription": section}, models)
+    described = TranscriptionEngine(settings).describe()
+    (planned,) = stages.offers_of(settings, stages.LINK_BYTES_PER_MS)
+    assert (planned.model, planned.context_bytes) == (described.model, described.context_bytes)
+    for entry, option in zip(planned.offered, described.options, strict=True):
+        assert (entry.option.name, entry.option.resident) == (option.name, option.resident)
+        assert (entry.option.run, entry.option.quality_tier) == (option.run, option.quality_tier)
