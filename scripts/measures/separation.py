@@ -9,6 +9,7 @@ on a shared machine only the second says what the work costs.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -29,6 +30,7 @@ from coscheduler.engines.separation.codec import Decoding, Encoding
 from coscheduler.engines.separation.model import LoadedModel, ModelFolder
 from coscheduler.engines.separation.offer import PRECISIONS
 from coscheduler.engines.separation.sampler import Windows
+from coscheduler.engines.separation.scheme import EVALUATIONS
 from coscheduler.engines.separation.velocity import WindowVelocity
 from measures._ratios import ratio
 
@@ -152,7 +154,15 @@ def evaluations(chosen: argparse.Namespace, source: ModelFolder) -> dict[str, An
     work["plain"] = plain(source, frames)
     found = interleaved(work, chosen.rounds)
     pairs = (("float32", "plain"), ("bfloat16", "float32"), ("int8", "float32"))
-    return {"window_s": chosen.seconds, "frames": frames, **with_ratios(found, pairs)}
+    medians = {name: times["median"] for name, times in found["processor_s"].items()}
+    return {
+        "window_s": chosen.seconds,
+        "frames": frames,
+        **with_ratios(found, pairs),
+        "processor_s_per_audio_s": {
+            name: EVALUATIONS * median / chosen.seconds for name, median in medians.items()
+        },
+    }
 
 
 def loaded(chosen: argparse.Namespace, source: ModelFolder, precision: str) -> LoadedModel:
@@ -169,8 +179,10 @@ def evaluation(ready: LoadedModel, frames: int) -> Work:
     anchors = torch.zeros(frames, dtype=torch.int64)
     velocity = WindowVelocity(ready, made["features"][0], anchors, windows, memory)
 
+    numbers = itertools.cycle(range(EVALUATIONS))  # what depends on the time is made anew
+
     def run() -> None:
-        for _ in velocity([made["noisy"]], range(1), 5):
+        for _ in velocity([made["noisy"]], range(1), next(numbers)):
             pass
 
     return run
