@@ -23,7 +23,7 @@ from coscheduler.core.model import EngineName
 from coscheduler.engines import describe
 from coscheduler.errors import CoschedulerError
 from coscheduler.models import local, needs
-from coscheduler.models.local import Found
+from coscheduler.models.needs import Need
 from coscheduler.runtime.meter import ProcessMeter, capacity_bytes, open_meter
 
 PYTHONS = ((3, 11), (3, 14))  # from, and below
@@ -73,8 +73,7 @@ def examine(path: Path | None) -> Iterator[Finding]:
             yield build(engine)
     if path is None or settings.engines == "fake":
         return
-    for need in needs.of(settings):
-        yield model(local.look(need))
+    yield from map(model, needs.of(settings))
     for engine in wanted:
         answer = describe.ask(path.resolve(), engine)
         yield runs(engine, answer, capacity)
@@ -197,18 +196,20 @@ def build(engine: EngineName) -> Finding:
     return Finding(f"{engine} on the card", fits, text, "" if fits else advice)
 
 
-def model(found: Found) -> Finding:
+def model(need: Need) -> Finding:
     """Whether a model's files are there."""
-    what = f"{found.need.engine} {found.need.role}"
+    what = f"{need.engine} {need.role}"
+    try:
+        found = local.look(need)
+    except CoschedulerError as error:
+        return Finding(what, False, f"{need.name}: {error.message}", "install what is missing")
     if found.is_complete:
-        return Finding(what, True, f"{found.need.name}, {_size(found.size_bytes)}")
-    text = f"{found.need.name} lacks {', '.join(found.missing)}"
-    if found.folder is None:
-        text = f"{found.need.name} is not there"
+        return Finding(what, True, f"{need.name}, {_size(found.size_bytes)}")
+    lacks = f"lacks {', '.join(found.missing)}" if found.folder else "is not there"
     advice = "put the files there, or name a repository and pull it"
-    if found.need.repository is not None:
+    if need.repository is not None:
         advice = "coscheduler models pull --config FILE"
-    return Finding(what, False, text, advice)
+    return Finding(what, False, f"{need.name} {lacks}", advice)
 
 
 def runs(engine: EngineName, answer: dict[str, Any], capacity: int) -> Finding:

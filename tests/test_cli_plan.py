@@ -86,6 +86,15 @@ def test_the_picture(run: Run, tmp_path: Path, suffix: str) -> None:
     assert start.startswith(b"\x89PNG") if suffix == "png" else b"<?xml" in start
 
 
+def test_without_matplotlib_it_is_said_what_lacks(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "coscheduler.cli.plan_plot", raising=False)
+    said = run("24gb", "--plot", tmp_path / "plan.png")
+    assert said.code == 1 and "[PLOT_UNAVAILABLE" in said.err and "matplotlib" in said.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [

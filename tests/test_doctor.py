@@ -12,6 +12,7 @@ import pytest
 from coscheduler import cli, doctor
 from coscheduler.core.model import EngineName
 from coscheduler.doctor import Finding
+from coscheduler.engines import describe
 
 GIB = 1024**3
 
@@ -68,6 +69,13 @@ def test_what_is_whole_will_run(run: Run, tiny_models: Path, tmp_path: Path) -> 
     assert "llama-cpp-python 0.3" in said.finding("analysis libraries")["found"]
 
 
+def test_an_engine_that_dies_while_it_is_described_is_told(tmp_path: Path) -> None:
+    answer = describe.ask(tmp_path / "no.toml", EngineName.ANALYSIS)
+    assert answer["error"]["reason"] == "CONFIG_MISSING"
+    found = doctor.runs(EngineName.ANALYSIS, answer, GIB)
+    assert not found.ok and "CONFIG_MISSING" in found.found
+
+
 def test_what_is_not_there_will_not(run: Run, tmp_path: Path) -> None:
     said = run("--config", config(tmp_path, "no.gguf"))
     assert said.code == 1
@@ -76,12 +84,28 @@ def test_what_is_not_there_will_not(run: Run, tmp_path: Path) -> None:
     assert "NO  analysis runs: " in said.out and "2 to be put right" in said.out
 
 
-def test_what_does_not_fit_will_not(run: Run, tiny_models: Path, tmp_path: Path) -> None:
-    small = 'device = "cpu"\nmemory_cap = "1 MiB"\nheadroom = 0'
-    said = run("--config", config(tmp_path, tiny_models / "llm-tiny.gguf", small), "--json")
-    found = said.finding("analysis runs")
-    assert said.code == 1 and found["found"].startswith("needs ")
-    assert "raise memory_cap" in found["advice"]
+ANSWER = {
+    "model": "m",
+    "context_bytes": GIB,
+    "options": [
+        {"name": "whole", "peak_bytes": 5 * GIB, "host_bytes": 0, "quality_tier": 0},
+        {"name": "coarse", "peak_bytes": GIB, "host_bytes": 2 * GIB, "quality_tier": 1},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("capacity", "ok", "text"),
+    [
+        (6 * GIB, True, "whole, quality tier 0, 6 GiB of 6 GiB"),
+        (6 * GIB - 1, True, "coarse, quality tier 1, 2 GiB of 6 GiB, 2 GiB of the host"),
+        (2 * GIB - 1, False, "needs 2 GiB or more for ten minutes of audio"),
+    ],
+)
+def test_the_best_that_fits_will_run(capacity: int, ok: bool, text: str) -> None:
+    found = doctor.runs(EngineName.ANALYSIS, ANSWER, capacity)
+    assert found.ok is ok and found.found.startswith(text)
+    assert ("raise memory_cap" in found.advice) is not ok
 
 
 def test_a_config_that_cannot_be_read_is_a_finding(run: Run, tmp_path: Path) -> None:
@@ -92,11 +116,20 @@ def test_a_config_that_cannot_be_read_is_a_finding(run: Run, tmp_path: Path) -> 
     assert "device.device" in said.finding("config")["found"]
 
 
+@pytest.fixture
+def undescribed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that say nothing, where what they say is not the point."""
+    error = {"kind": "engine_fault", "reason": "X", "message": "no", "numbers": {}}
+    monkeypatch.setattr("coscheduler.engines.describe.ask", lambda *_: {"error": error})
+
+
+@pytest.mark.usefixtures("undescribed")
 def test_a_repository_is_to_be_pulled(run: Run, tmp_path: Path) -> None:
     said = run("--config", config(tmp_path, "hub:no/body/x.gguf"), "--json")
     assert "coscheduler models pull" in said.finding("analysis model")["advice"]
 
 
+@pytest.mark.usefixtures("undescribed")
 def test_a_card_that_is_not_there(
     run: Run, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,8 @@
 """`coscheduler plan`: what each stage would have of the device and the host, from sizes alone."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.text import Text
 from coscheduler.cli import say
 from coscheduler.cli.sizes import parse_size
 from coscheduler.config import load
-from coscheduler.errors import InvalidInput
+from coscheduler.errors import InvalidInput, Refused
 from coscheduler.planning import stages
 from coscheduler.planning.analysis import RAM_BYTES_PER_MS
 from coscheduler.planning.stages import Asked, EngineShare, Plan, StagePlan
@@ -26,20 +27,32 @@ def show(
     """Print the plan and, where asked for, draw it.
 
     Raises InvalidInput CONFIG_*, SIZE_INVALID, LINK_INVALID, BUDGET_*, SIZES_UNKNOWN or
-    OUT_UNWRITABLE, Refused NEVER_FITS.
+    OUT_UNWRITABLE, Refused NEVER_FITS or PLOT_UNAVAILABLE.
     """
     asked = Asked(
         parse_size(budget) if budget else 0, parse_link(link), duration_ms=60_000 * minutes
     )
     found = stages.plan(load(config), asked)
     if plot is not None:
-        from coscheduler.cli.plan_plot import draw  # matplotlib is no part of the base install
-
-        draw(plot, found)
+        _drawer()(plot, found)
     if as_json:
         say.print_json(stages.as_json(found))
     else:
         _print(say.console(), found, minutes)
+
+
+def _drawer() -> Callable[[Path, Plan], None]:
+    """`plan_plot.draw`. Raises Refused PLOT_UNAVAILABLE: matplotlib is no part of the install."""
+    try:
+        draw: Callable[[Path, Plan], None] = import_module("coscheduler.cli.plan_plot").draw
+    except ImportError as error:
+        raise Refused(
+            "PLOT_UNAVAILABLE",
+            f"--plot draws with matplotlib, and there is no {error.name}: pip install matplotlib, "
+            "or leave --plot out",
+            missing=error.name,
+        ) from None
+    return draw
 
 
 def parse_link(text: str) -> int:
@@ -110,7 +123,8 @@ def _how(share: EngineShare) -> Iterator[str]:
             each = "window" if windows == 1 else f"{windows} windows"
             yield f"{say.size(streamed)} stream in each pass, for each {each}"
     elif "n_gpu_layers" in facts:
-        yield f"n_gpu_layers {facts['n_gpu_layers']} of {facts['layers']}"
+        rest = "" if facts["n_gpu_layers"] == facts["layers"] else ", the others in RAM"
+        yield f"n_gpu_layers {facts['n_gpu_layers']} of {facts['layers']}{rest}"
         yield f"n_ctx {facts['n_ctx']}, KV {facts['kv_type']}"
     else:
         yield f"{facts['compute_type']}, batch {facts['batch_size']}"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from coscheduler.errors import EngineFault
 
@@ -110,8 +111,7 @@ def _file(
     cache_dir: Path | None,
     endpoint: str | None,
 ) -> Path:
-    import huggingface_hub as hub  # slow to import, and only needed for repositories
-
+    hub = library()
     known = hub.try_to_load_from_cache(
         source.name, name, cache_dir=cache_dir, revision=revision or "main"
     )
@@ -127,11 +127,26 @@ def _file(
     return path
 
 
+def library() -> Any:
+    """`huggingface_hub`: slow to import, and only needed for repositories.
+
+    Raises EngineFault LIBRARY_MISSING; it comes with the engines of separation and transcription.
+    """
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise EngineFault(
+            "LIBRARY_MISSING",
+            "repositories need huggingface_hub: pip install huggingface_hub, or name a path",
+            missing="huggingface_hub",
+        ) from None
+    return huggingface_hub
+
+
 @contextmanager
 def told(source: Repository, name: str, offline: bool = False) -> Iterator[None]:
     """Around a call of the library about `name`: its errors in our words, as of `fetch`."""
-    from huggingface_hub import errors
-
+    errors = library().errors
     try:
         yield
     except errors.GatedRepoError:

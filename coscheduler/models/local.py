@@ -29,7 +29,9 @@ class Found:
 
 
 def look(need: Need, cache_dir: Path | None = None) -> Found:
-    """What is there of a model. Raises EngineFault MODEL_MISSING for a name that cannot be one."""
+    """What is there of a model. Raises EngineFault LIBRARY_MISSING for a repository where the
+    library of the hub is not installed.
+    """
     folder = _folder(need, cache_dir)
     if folder is None:
         return Found(need, None, need.missing(iter(())), 0, "")
@@ -58,8 +60,9 @@ def _folder(need: Need, cache_dir: Path | None) -> Path | None:
         for name in group:
             try:
                 return hub.fetch(need.repository, (name,), offline=True, cache_dir=cache_dir)
-            except EngineFault:
-                continue
+            except EngineFault as fault:
+                if fault.reason != "MODEL_MISSING":
+                    raise
     return None
 
 

@@ -26,12 +26,9 @@ class Offered:
 
 def ask(source: Repository, endpoint: str | None = None, token: str | None = None) -> Offered:
     """What a repository has. Raises EngineFault MODEL_GATED, MODEL_MISSING or HUB_UNREACHABLE."""
-    from huggingface_hub import HfApi
-
+    api = hub.library().HfApi(endpoint=endpoint, token=token)
     with hub.told(source, "its list of files"):
-        info = HfApi(endpoint=endpoint, token=token).model_info(
-            source.name, revision=source.revision, files_metadata=True
-        )
+        info = api.model_info(source.name, revision=source.revision, files_metadata=True)
     card = vars(info.card_data) if info.card_data else {}
     return Offered(
         commit=str(info.sha),
@@ -108,10 +105,8 @@ def _check(
 def _absent(
     source: Repository, offered: Offered, names: tuple[str, ...], cache_dir: Path | None
 ) -> Iterator[str]:
-    from huggingface_hub import try_to_load_from_cache
-
     for name in names:
-        known = try_to_load_from_cache(
+        known = hub.library().try_to_load_from_cache(
             source.name, name, cache_dir=cache_dir, revision=offered.commit
         )
         if not isinstance(known, str):
@@ -119,9 +114,7 @@ def _absent(
 
 
 def _default_cache() -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
+    return Path(hub.library().constants.HF_HUB_CACHE)
 
 
 def _existing(path: Path) -> Path:

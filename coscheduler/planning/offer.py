@@ -86,7 +86,7 @@ def local(name: Path | str, marker: str) -> Path:
     """Where a model of the config is; of a repository the cached snapshot, or no place at all."""
     try:
         return hub.located(Path(name), marker)
-    except (EngineFault, ImportError):  # the library of the hub comes with the engines
+    except EngineFault:
         return Path(name)
 
 

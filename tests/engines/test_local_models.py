@@ -1,6 +1,7 @@
 """Models named by their repository: found in the local cache before an engine sees its settings."""
 
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,16 @@ def test_what_is_not_in_the_cache_is_not_fetched(cache: Path) -> None:
         local_models(EngineName.ANALYSIS, settings)
     assert caught.value.reason == "MODEL_MISSING"
     assert caught.value.numbers["repository"] == "someone/llm"
+
+
+def test_without_the_library_of_the_hub_it_is_said_what_lacks(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    settings = settings_with(analysis={"model": "hub:someone/llm/model.gguf"})
+    with pytest.raises(EngineFault, match="pip install huggingface_hub") as caught:
+        local_models(EngineName.ANALYSIS, settings)
+    assert caught.value.reason == "LIBRARY_MISSING"
 
 
 def test_plain_paths_and_other_engines_are_left_alone(cache: Path) -> None:
