@@ -7,7 +7,7 @@ copies those layers over the link for every batch of it.
 from dataclasses import replace
 
 from coscheduler.config import AnalysisSettings
-from coscheduler.core.model import EngineName, Line, LineBytes, Option
+from coscheduler.core.model import EngineName
 from coscheduler.engines.analysis import footprint, header, options, sizes
 from coscheduler.engines.analysis.dry_run import Sizes
 from coscheduler.engines.analysis.footprint import Footprint
@@ -50,56 +50,31 @@ def _layer_counts(shape: Footprint, most: int) -> tuple[int, ...]:
 def _entry(
     shape: Footprint, choice: Choice, section: AnalysisSettings, machine: Machine
 ) -> Offered:
-    on_card = machine.device.device == "cuda"
     kv_bytes = shape.kv_bytes(choice.n_ctx, choice.kv_type, choice.n_batch)
-    compute_bytes = sizes.compute_bytes(shape, choice.n_ctx, choice.n_batch)
-    guess = Sizes(kv_bytes, compute_bytes)
+    guess = Sizes(kv_bytes, sizes.compute_bytes(shape, choice.n_ctx, choice.n_batch))
     option = options.option(choice, guess, shape, section, machine.device)
+    if machine.device.device == "cuda":
+        weights = shape.offloaded_bytes(choice.n_gpu_layers)
+        option = replace(
+            option,
+            name=f"{choice.n_gpu_layers} layers, {choice.name}",
+            load_ms=machine.copy_ms(weights),
+            run_ms_per_second=_run_ms_per_second(shape, choice, weights, machine),
+        )
     facts: Facts = {
         "n_ctx": choice.n_ctx,
         "kv_type": choice.kv_type,
         "n_gpu_layers": choice.n_gpu_layers,
         "layers": len(shape.layers) + 1,
     }
-    if not on_card:
-        return Offered(option, choice.name, facts, {"ram": option.host_bytes})
-    return _on_card(option, choice, shape, facts, kv_bytes, compute_bytes, machine)
-
-
-def _on_card(
-    option: Option, choice: Choice, shape: Footprint, facts: Facts, kv_bytes: int,
-    compute_bytes: int, machine: Machine,
-) -> Offered:  # fmt: skip
-    """Layers that stay in RAM keep their part of the cache there."""
-    first = shape.first_offloaded(choice.n_gpu_layers)
-    weights = shape.offloaded_bytes(choice.n_gpu_layers)
-    kept_kv = 0
-    if choice.n_gpu_layers > 1:
-        kept_kv = shape.kv_bytes(choice.n_ctx, choice.kv_type, choice.n_batch, first)
-    in_ram = sum(layer.bytes for layer in shape.layers[:first]) + shape.embedding_bytes
-    host = in_ram + kv_bytes - kept_kv + shape.vocabulary_bytes
-    resident = (
-        LineBytes(Line.WEIGHTS, weights),
-        LineBytes(Line.KV_CACHE, kept_kv),
-        LineBytes(Line.WORKSPACE, compute_bytes),
-    )
-    timed = replace(
-        option,
-        name=f"{choice.n_gpu_layers} layers, {choice.name}",
-        resident=resident,
-        load_ms=machine.copy_ms(weights),
-        run_ms_per_second=_run_ms_per_second(shape, choice, weights, machine),
-        host_bytes=host,
-    )
-    return Offered(timed, timed.name, facts, {"ram": host})
+    return Offered(option, option.name, facts, {"ram": option.host_bytes})
 
 
 def _run_ms_per_second(shape: Footprint, choice: Choice, weights: int, machine: Machine) -> int:
     """Reading what was said in a second, and writing the part of the answer that it adds."""
     speed = options.rates(machine.device)
-    off_card = sum(
-        layer.bytes for layer in shape.layers[: shape.first_offloaded(choice.n_gpu_layers)]
-    )
+    in_ram = options.layers_in_ram(shape, choice.n_gpu_layers)
+    off_card = sum(layer.bytes for layer in in_ram)
     batch_ms = max(
         options.prefill_ms(shape, choice.n_batch, machine.device), machine.copy_ms(off_card)
     )

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from coscheduler.config import AnalysisSettings, DeviceSettings
-from coscheduler.core.model import Line, LineBytes, Lines, Option, RunLine
+from coscheduler.core.model import Line, LineBytes, Lines, Option, RunLine, Segment
 from coscheduler.engines.analysis.dry_run import Sizes
 from coscheduler.engines.analysis.footprint import CELLS_STEP, KV_TYPES, Footprint
 from coscheduler.errors import EngineFault
@@ -159,7 +159,8 @@ def option(
     once.
     """
     run: tuple[RunLine, ...] = ()
-    kv = LineBytes(Line.KV_CACHE, _kv_bytes(choice, sizes, footprint))
+    whole_kv = _kv_bytes(choice, sizes, footprint)
+    kv = LineBytes(Line.KV_CACHE, whole_kv)
     if device.device == "cpu":
         weights = 0 if analysis.use_mmap else footprint.weights_bytes
         resident: Lines = (LineBytes(Line.WEIGHTS, weights + footprint.vocabulary_bytes), kv)
@@ -168,9 +169,12 @@ def option(
         host_bytes = footprint.weights_bytes if analysis.use_mmap else 0
     else:
         on_device = footprint.offloaded_bytes(choice.n_gpu_layers)
+        kv = LineBytes(Line.KV_CACHE, _kv_on_card(choice, footprint, whole_kv))
         workspace = LineBytes(Line.WORKSPACE, sizes.compute_bytes)
         resident = (LineBytes(Line.WEIGHTS, on_device), kv, workspace)
-        host_bytes = footprint.weights_bytes - on_device + footprint.vocabulary_bytes
+        in_ram = sum(layer.bytes for layer in layers_in_ram(footprint, choice.n_gpu_layers))
+        host_bytes = footprint.embedding_bytes + footprint.vocabulary_bytes + in_ram
+        host_bytes += whole_kv - kv.bytes
     speed = rates(device)
     prompt_ms = prefill_ms(footprint, choice.n_batch, device)
     decode_ms = DECODE_TOKENS_PER_SLICE * footprint.weights_bytes // speed.read_bytes_per_ms
@@ -189,14 +193,23 @@ def option(
 
 
 def _kv_bytes(choice: Choice, sizes: Sizes, footprint: Footprint) -> int:
-    """The exact figure of the arithmetic where the library agrees, else the library's.
-
-    With only some layers on the GPU, the same share of the cache goes there.
-    """
+    """The exact figure of the arithmetic where the library agrees, else the library's."""
     whole = footprint.kv_bytes(choice.n_ctx, choice.kv_type, choice.n_batch)
-    if abs(whole - sizes.kv_bytes) > 64 * 1024:
-        return sizes.kv_bytes
-    if choice.n_gpu_layers:
-        first = footprint.first_offloaded(choice.n_gpu_layers)
-        return footprint.kv_bytes(choice.n_ctx, choice.kv_type, choice.n_batch, first)
-    return whole
+    return sizes.kv_bytes if abs(whole - sizes.kv_bytes) > 64 * 1024 else whole
+
+
+def _kv_on_card(choice: Choice, footprint: Footprint, whole_bytes: int) -> int:
+    """The cache of the layers on the card; where the library's figure is not the arithmetic's, all
+    of it. A card without any layer has none.
+    """
+    first = footprint.first_offloaded(choice.n_gpu_layers)
+    if first == len(footprint.layers):
+        return 0
+    if whole_bytes != footprint.kv_bytes(choice.n_ctx, choice.kv_type, choice.n_batch):
+        return whole_bytes
+    return footprint.kv_bytes(choice.n_ctx, choice.kv_type, choice.n_batch, first)
+
+
+def layers_in_ram(footprint: Footprint, n_gpu_layers: int) -> tuple[Segment, ...]:
+    """The layers that do not go to the card: the first ones."""
+    return footprint.layers[: footprint.first_offloaded(n_gpu_layers)]

@@ -103,6 +103,14 @@ def test_on_a_gpu_the_workspace_is_taken_at_once() -> None:
 def test_kv_cache_follows_the_layers_to_the_gpu() -> None:
     option = option_on("cuda", n_gpu_layers=21)  # the output and 20 of 40 layers
     assert lines_of(option)[Line.KV_CACHE] == 640 * MIB
+    for layers in (0, 1):  # none, and only the output
+        assert lines_of(option_on("cuda", n_gpu_layers=layers))[Line.KV_CACHE] == 0
+
+
+def test_what_is_not_on_the_gpu_is_in_the_memory_of_the_host() -> None:
+    whole, half = (option_on("cuda", n_gpu_layers=layers) for layers in (999, 21))
+    moved = model().offloaded_bytes(999) - model().offloaded_bytes(21)
+    assert half.host_bytes - whole.host_bytes == moved + 640 * MIB
 
 
 def test_the_library_has_the_last_word_on_caches_of_another_kind() -> None:
