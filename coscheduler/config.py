@@ -48,6 +48,15 @@ def _model_path(path: Path) -> Path:
 ModelPath = Annotated[Path, AfterValidator(_model_path)]
 
 
+def _gguf_path(path: Path) -> Path:
+    if str(path).startswith("hub:") and not str(path).partition("@")[0].endswith(".gguf"):
+        raise ValueError('name one file of the repository: "hub:owner/name/file.gguf"')
+    return path
+
+
+GgufPath = Annotated[ModelPath, AfterValidator(_gguf_path)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -159,7 +168,7 @@ class TranscriptionSettings(_Section):
 class AnalysisSettings(_Section):
     """llama.cpp: a GGUF file and the cap on its KV cache."""
 
-    model: ModelPath
+    model: GgufPath
     kv_cache_max: ByteSize = ByteSize(1280 * MIB)
     n_ctx_max: Positive = 8192
     n_ctx_min: Positive = 2048

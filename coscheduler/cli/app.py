@@ -416,11 +416,11 @@ def check_model(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a language model needs: the largest context, the layers that fit, what work takes.
+    """Open all models of a config; or say what one GGUF file needs: context, layers, work.
 
-    With --config instead of FILE: open every model that the config needs by its headers, and
-    compare the checksums of what came from the hub. Takes no device memory. Sizes of compute
-    buffers on a card are estimates.
+    With --config every model is opened by its headers, and large files from the hub are compared
+    with their checksums. With FILE: the largest context, the layers that fit, what work takes.
+    Takes no device memory. Sizes of compute buffers on a card are estimates.
     """
     from coscheduler.cli import model_files, models
 

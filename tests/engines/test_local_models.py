@@ -97,7 +97,9 @@ def test_plain_paths_and_other_engines_are_left_alone(cache: Path) -> None:
     assert local_models(EngineName.SEPARATION, settings) is settings
 
 
-@pytest.mark.parametrize("wrong", ["hub:", "hub:a/b/c", "hub:a b", "hub:a/b@"])
+@pytest.mark.parametrize(
+    "wrong", ["hub:", "hub:a/b/c", "hub:a b", "hub:a/b@", "hub:a/b", "hub:a/b@x.gguf"]
+)
 def test_a_wrong_name_is_told_with_the_field(wrong: str) -> None:
     with pytest.raises(InvalidInput, match=r"analysis\.model") as caught:
         settings_with(analysis={"model": wrong})
