@@ -65,6 +65,7 @@ def test_what_gives_way_is_said_and_what_would_be_better(run: Run) -> None:
     assert "analysis gives way: " in said.out
     assert "out: no process, nothing on the device" in said.out
     assert "transcription would run at a better tier from " in said.out
+    assert "analysis would run faster from " in said.out
 
 
 def test_a_budget_and_a_link_of_ones_own(run: Run) -> None:

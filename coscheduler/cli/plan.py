@@ -137,4 +137,8 @@ def _sentences(stage: StagePlan) -> Iterator[str]:
             size, back = say.size(share.gives_way_bytes), say.duration(share.return_ms)
             yield f"{share.engine} gives way: {size} less than in its own stage, back in {back}"
         if share.runs and share.better_bytes:
-            yield f"{share.engine} would run at a better tier from {say.size(share.better_bytes)}"
+            size = say.size(share.better_bytes)
+            yield f"{share.engine} would run at a better tier from {size} to share out"
+        if share.runs and share.faster_bytes:
+            size = say.size(share.faster_bytes)
+            yield f"{share.engine} would run faster from {size} to share out"

@@ -13,6 +13,7 @@ from coscheduler.core.together import (
     Together,
     own_choice,
     plan_together,
+    run_ms,
 )
 from coscheduler.errors import InvalidInput, Refused
 from coscheduler.planning import analysis, separation, transcription
@@ -35,8 +36,9 @@ class Asked:
 class EngineShare:
     """An engine during a stage: its ledger lines on the device and the host, and what it gave up.
 
-    `found` None: it is out. `gives_way_bytes` are those that it would have in its own stage;
-    `better_bytes` is the budget from which a better quality tier would fit, 0 where there is none.
+    `found` None: it is out. `gives_way_bytes` are those that it would have in its own stage. From
+    `better_bytes` of capacity on it would run at a better quality tier, from `faster_bytes` on
+    faster at its own; 0 where it would never.
     """
 
     engine: EngineName
@@ -48,6 +50,7 @@ class EngineShare:
     gives_way_bytes: int
     return_ms: int
     better_bytes: int
+    faster_bytes: int
 
     @property
     def host_bytes(self) -> int:
@@ -180,6 +183,7 @@ def _share(
         gives_way_bytes=max(0, wanted_bytes - kept_bytes),
         return_ms=share.return_ms,
         better_bytes=_better_bytes(offer, wanted, budget),
+        faster_bytes=_faster_bytes(offer, wanted, budget),
     )
 
 
@@ -202,6 +206,20 @@ def _better_bytes(offer: Offer, wanted: Choice | None, budget: Budget) -> int:
         offer.context_bytes + entry.option.peak_bytes(budget.duration_ms)
         for entry in offer.offered
         if wanted is None or entry.option.quality_tier < wanted.option.quality_tier
+    ]
+    return min(needs, default=0)
+
+
+def _faster_bytes(offer: Offer, wanted: Choice | None, budget: Budget) -> int:
+    """The least capacity at which the engine would run faster at the tier that it has."""
+    if wanted is None:
+        return 0
+    tier, duration_ms = wanted.option.quality_tier, budget.duration_ms
+    options = [entry.option for entry in offer.offered if entry.option.quality_tier == tier]
+    needs = [
+        offer.context_bytes + option.peak_bytes(duration_ms)
+        for option in options
+        if run_ms(option, duration_ms) < run_ms(wanted.option, duration_ms)
     ]
     return min(needs, default=0)
 
@@ -243,4 +261,5 @@ def _option_json(share: EngineShare) -> dict[str, Any]:
         "gives_way_bytes": share.gives_way_bytes,
         "return_ms": share.return_ms,
         "better_tier_needs_bytes": share.better_bytes or None,
+        "faster_needs_bytes": share.faster_bytes or None,
     }

@@ -151,6 +151,28 @@ def test_every_plan_adds_up_and_fits(name: str, budget: float) -> None:
         assert len({(line["engine"], line["line"]) for line in lines}) == len(lines)
 
 
+def test_what_would_be_faster_or_better_is_so_from_there_on() -> None:
+    found = planned("4gb")
+    for kind, engine in (
+        (StageKind.ANALYZE, EngineName.ANALYSIS),
+        (StageKind.TRANSCRIBE, EngineName.TRANSCRIPTION),
+    ):
+        before, told = stage(found, kind), share(found, kind, engine)
+        for needed, is_better in ((told.faster_bytes, False), (told.better_bytes, True)):
+            if not needed:
+                continue
+            enough = needed + found.headroom_bytes
+            after, short = (
+                stage(stages.plan(settings_of("4gb"), Asked(budget)), kind)
+                for budget in (enough, enough - 1)
+            )
+            assert short.quality_tier == before.quality_tier
+            if is_better:
+                assert after.quality_tier < before.quality_tier
+            else:
+                assert after.predicted_ms < before.predicted_ms == short.predicted_ms
+
+
 def test_a_slower_link_is_never_faster() -> None:
     fast = planned("4gb")
     slow = stages.plan(settings_of("4gb"), Asked(link_bytes_per_ms=3_000_000))
