@@ -146,7 +146,9 @@ def spread(counts: Sequence[int]) -> list[int]:
 def streamer_of(chosen: argparse.Namespace, file: PreparedFile, kept: int) -> Streamer:
     """A streamer of its own for each number, so that nothing changes between rounds."""
     names = modules.block_names(chosen.blocks)
-    return Streamer(file, names, chosen.device, kept, pinned_max=PINNED_BYTES_MAX)
+    streamer = Streamer(file, names, chosen.device, kept, pinned_max=PINNED_BYTES_MAX)
+    streamer.settle()
+    return streamer
 
 
 def passes(
@@ -171,6 +173,7 @@ class Copying:
         names = modules.block_names(chosen.blocks)
         self._copier = open_copier(file, chosen.device, PINNED_BYTES_MAX)
         self._copier.expect(names)
+        self._copier.settle()
         self._slots = [self._copier.slot(len(file.raw(names[0]))) for _ in range(SLOTS)]
         self._names, self._device = names, chosen.device
 

@@ -50,6 +50,10 @@ class Copier(Protocol):
         """These will be filled again and again: get ready for it, off the path."""
         ...
 
+    def settle(self) -> None:
+        """Wait until all that was expected is ready: for whoever measures."""
+        ...
+
     def slot(self, size: int) -> Slot:
         """A new slot of `size` bytes. Raises MemoryError, OSError or torch's OutOfMemoryError."""
         ...
@@ -90,6 +94,13 @@ class Worker:
             self._thread.start()
         self._queue.put(work)
 
+    def settle(self) -> None:
+        """Wait until all that was put is done."""
+        if self._thread is not None:
+            mark = _Mark()
+            self._queue.put(mark)
+            mark.passed.wait()
+
     def close(self) -> None:
         """Wait until all is done and the thread has ended."""
         if self._thread is not None:
@@ -101,6 +112,14 @@ class Worker:
         while (work := self._queue.get()) is not None:
             work.run()
             del work  # it may refer to a slot, and waiting for the next must not keep that alive
+
+
+@dataclass
+class _Mark:
+    passed: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        self.passed.set()
 
 
 @dataclass
@@ -171,6 +190,9 @@ class ThreadCopier:
 
     def expect(self, names: Sequence[str]) -> None:
         """Nothing: the page cache is the host's side."""
+
+    def settle(self) -> None:
+        """There is nothing to wait for."""
 
     def slot(self, size: int) -> ThreadSlot:
         """Anonymous memory, all of its pages taken."""

@@ -48,6 +48,10 @@ class Pins:
                 self._asked.add(name)
                 self._worker.put(_Pin(self, name))
 
+    def settle(self) -> None:
+        """Wait until all that was asked for is pinned."""
+        self._worker.settle()
+
     def pin(self, name: str) -> None:
         """Within the thread: copy, then lock. Memory that cannot be locked is let go."""
         if self._closing.is_set():
@@ -142,15 +146,17 @@ class CudaSlot:
             self._copier.worker.put(self._feed)
             return
         stream = self._copier.stream
-        with torch.cuda.stream(stream):
+        with torch.inference_mode(), torch.cuda.stream(stream):
             stream.wait_event(self._read)
             self.flat[: pinned.numel()].copy_(pinned, non_blocking=True)
             _record(self._filled, stream)
 
     def feed(self, feed: _Feed) -> None:
-        """Within the copier's thread."""
+        """Within the copier's thread, which has no mode of its caller: a tensor that was made in
+        inference mode may only be written to in it.
+        """
         stream = self._copier.stream
-        with torch.cuda.device(self._device):
+        with torch.inference_mode(), torch.cuda.device(self._device):
             stream.wait_event(self._read)
             for start in range(0, len(feed.source), COPY_BYTES):
                 if feed.is_cancelled:
@@ -196,6 +202,10 @@ class CudaCopier:
     def expect(self, names: Sequence[str]) -> None:
         """Pin them, in the background."""
         self.pins.ask(names)
+
+    def settle(self) -> None:
+        """Wait until they are pinned."""
+        self.pins.settle()
 
     def slot(self, size: int) -> CudaSlot:
         """One tensor of the device. Raises torch's OutOfMemoryError."""

@@ -122,6 +122,10 @@ class Streamer:
             self.close()
             raise
 
+    def settle(self) -> None:
+        """Wait until the host's side is as ready as it will be: for whoever measures."""
+        self._copier.settle()
+
     def close(self) -> None:
         """Give everything back; calling it twice is allowed."""
         self._staying = frozenset()

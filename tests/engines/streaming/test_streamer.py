@@ -14,7 +14,7 @@ from torch import Tensor
 
 from coscheduler.engines.streaming import prepared
 from coscheduler.engines.streaming.blocks import allocate
-from coscheduler.engines.streaming.copier import Slot
+from coscheduler.engines.streaming.copier import Slot, Worker
 from coscheduler.engines.streaming.prepared import PreparedFile, SegmentPlan, TensorPlan
 from coscheduler.engines.streaming.streamer import Streamer
 from coscheduler.runtime.meter import ProcessMeter
@@ -230,6 +230,9 @@ class LateCopier:
     def expect(self, names: Sequence[str]) -> None:
         self.expected = list(names)
 
+    def settle(self) -> None:
+        pass
+
     def slot(self, size: int) -> Slot:
         return LateSlot(size, self)
 
@@ -284,6 +287,36 @@ def test_a_copy_that_fails_is_raised_where_the_layer_is_asked_for(
     monkeypatch.setattr("coscheduler.engines.streaming.copier.np.copyto", broken)
     with pytest.raises(OSError, match="the disk is gone"):
         passes(streamer, CPU, count=2)
+    streamer.close()
+
+
+def test_settling_waits_for_all_work_put_before() -> None:
+    done: list[int] = []
+
+    class Noting:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def run(self) -> None:
+            done.append(self.number)
+
+    worker = Worker("test")
+    worker.settle()  # nothing was put: nothing to wait for
+    for number in range(100):
+        worker.put(Noting(number))
+    worker.settle()
+    assert done == list(range(100))
+    worker.close()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("device", DEVICES)
+def test_slots_made_in_inference_mode_can_be_filled_outside_it(
+    layers: PreparedFile, expected: Callable[[torch.device], Tensor], device: torch.device
+) -> None:
+    streamer = Streamer(layers, NAMES, device, 0)
+    with torch.inference_mode(False):
+        assert torch.equal(passes(streamer, device), expected(device))
     streamer.close()
 
 
