@@ -22,6 +22,7 @@ PHASES = {
     "encode_ms": "encode",
     "step_ms": "each ODE step",
     "decode_ms": "decode",
+    "mark_ms": "watermark",
     "write_ms": "write",
 }
 STAGE_FIELDS = (

@@ -43,7 +43,7 @@ class Drawn:
 @dataclass
 class _Best:
     judged: Judged
-    signals: Tensor  # [2, N]
+    signals: Tensor  # [2, frames * hop]
     latents: Tensor | None  # [frames, channels]; kept only where points are
     is_saved: bool = False
 
@@ -83,10 +83,12 @@ class Candidates:
         yield from self._go_on()
         while self._is_another_wanted():
             yield from self._draw()
-        assert self._best is not None  # the first candidate is always wanted
-        return Drawn(
-            self._best.signals, tuple(self._judged), self._best.judged, self._resumed_steps
-        )
+        best = self._best
+        assert best is not None  # the first candidate is always wanted
+        if self._request.watermark:
+            yield from self._mark(best.signals, best.judged.seed)
+        signals = best.signals[:, : len(self._recording.mixture)]
+        return Drawn(signals, tuple(self._judged), best.judged, self._resumed_steps)
 
     def _is_another_wanted(self) -> bool:
         number = len(self._judged)
@@ -100,10 +102,12 @@ class Candidates:
         self._progress.begin(number)
         yield from self._sample(number)
         heap.trim()  # holes that one phase leaves in the heap would add to the peak of the next
-        signals = yield from self._decode(self._state, self._request.seed_of(number))
+        signals = yield from self._decode(self._state)
         heap.trim()
         ranker = self._make_ranker(self._model.config, self._request.prompt)
-        judging = judge(ranker, self._request.seed_of(number), self._recording.mixture, signals)
+        mixture = self._recording.mixture
+        heard = signals[:, : len(mixture)]  # without the watermark, which is no part of the sound
+        judging = judge(ranker, self._request.seed_of(number), mixture, heard)
         while True:
             try:
                 next(judging)
@@ -132,28 +136,38 @@ class Candidates:
                 yield from self._save(index + 1)
         self._first_step = 0
 
-    def _decode(self, latents: Tensor, seed: int) -> Generator[Step, None, Tensor]:
-        """Latents [frames, channels] -> signals [2, N], cut to the mixture's length."""
+    def _decode(self, latents: Tensor) -> Generator[Step, None, Tensor]:
+        """Latents [frames, channels] -> signals [2, frames * hop]."""
         codec, tile = self._model.config.audio_codec, self._limits.decode_tile_frames
-        signals = self._arrays.zeros(2, len(self._recording.mixture))
-        mark = self._watermark(seed) if self._request.watermark else None
-        decoding = Decoding(self._model.weights("decoder"), codec, mark)
+        signals = self._arrays.zeros(2, self._recording.frames * codec.hop)
+        decoding = Decoding(self._model.weights("decoder"), codec)
         frames, ready = self._recording.frames, 0
         for number, start in enumerate(range(0, frames, tile)):
             piece = latents[start : start + tile].to(self._model.device)
             rows = torch.stack(piece.chunk(2, dim=1)).transpose(1, 2)
             samples = decoding.push(rows, start + tile >= frames)[:, 0].cpu()
-            room = signals[:, ready : ready + samples.shape[1]]
-            room.copy_(samples[:, : room.shape[1]])
+            signals[:, ready : ready + samples.shape[1]] = samples
             ready += samples.shape[1]
             yield self._progress.decoded(number + 1)
         return signals
 
-    def _watermark(self, seed: int) -> Watermark:
-        """Its weights are in memory only as long as it is."""
+    def _mark(self, signals: Tensor, seed: int) -> Steps:
+        """Add the watermark in place: what comes out of it never overtakes what goes in. Its
+        weights are in memory for so long only.
+        """
+        codec, device = self._model.config.audio_codec, self._model.device
         weights = self._model.watermark()
-        bits = message_bits(weights, seed, rows=2)
-        return Watermark(weights, self._model.config.audio_codec, bits.to(self._model.device))
+        bits = message_bits(weights, seed, rows=len(signals))
+        mark = Watermark(weights, codec, bits.to(device))
+        count, tile = signals.shape[1], self._limits.decode_tile_frames * codec.hop
+        ready = 0
+        for start in range(0, count, tile):
+            piece = signals[:, None, start : start + tile].to(device)
+            samples = mark.push(piece, start + tile >= count)[:, 0].cpu()
+            signals[:, ready : ready + samples.shape[1]] = samples
+            ready += samples.shape[1]
+            yield self._progress.waiting("mark", "adding the watermark")
+        heap.trim()
 
     def _save(self, step: int) -> Steps:
         """A point after `step` steps of the candidate in the making.
@@ -191,7 +205,7 @@ class Candidates:
         judged = [Judged(**known) for known in state.facts["judged"]]
         if best is not None:
             latents = best.arrays["latents"]
-            signals = yield from self._decode(latents, int(seed))
+            signals = yield from self._decode(latents)
             chosen = next(one for one in judged if one.seed == seed)
             self._best = _Best(chosen, signals, latents, is_saved=True)
         self._judged = judged

@@ -1,7 +1,7 @@
 """The DACVAE codec as chains of stages: samples to latent frames and back, piece by piece.
 
 The decoder's main path ends in tanh. Upstream then always adds a watermark of 16 random bits; here
-it is an option of `Decoding`, and the bits follow from a seed, so that the output is the same every
+that is a step of its own, and the bits follow from a seed, so that the output is the same every
 time.
 """
 
@@ -56,17 +56,14 @@ class Encoding:
 class Decoding:
     """One batch of signals on its way out. Weights: the segment "decoder"."""
 
-    def __init__(
-        self, weights: Weights, config: CodecConfig, mark: "Watermark | None" = None
-    ) -> None:
-        self._weights, self._mark = weights, mark
+    def __init__(self, weights: Weights, config: CodecConfig) -> None:
+        self._weights = weights
         self._first = _same(weights, "first")
         self._chain = Chain(_decoder_stages(weights, config))
 
     def push(self, latents: Tensor, last: bool) -> Tensor:
         """Frames [B, codebook_dim, n] -> samples [B, 1, m], about -1..1."""
-        samples = self._chain.push(self.first(self.embed(latents), last), last).tanh_()
-        return samples if self._mark is None else self._mark.push(samples, last)
+        return self._chain.push(self.first(self.embed(latents), last), last).tanh_()
 
     def embed(self, latents: Tensor) -> Tensor:
         """[B, codebook_dim, n] -> [B, latent_dim, n]."""
@@ -111,7 +108,10 @@ class Watermark:
         self._delay = Delay()
 
     def push(self, samples: Tensor, last: bool) -> Tensor:
-        """[B, 1, n] -> [B, 1, m]: samples + share * watermark."""
+        """[B, 1, n] -> [B, 1, m]: samples + share * watermark.
+
+        The whole signal must come to a multiple of the hop.
+        """
         mark = self._after.push(self._before.push(samples, last) + self._message, last)
         return self._delay.add_to(mark * self._share, samples)
 

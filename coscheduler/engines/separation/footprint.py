@@ -1,8 +1,9 @@
 """Predicted device bytes of a separation, from shapes alone.
 
 The phases follow one another and each gives its scratch back: the text encoder (layer by layer),
-a codec tile on the way in, one window of the transformer, a codec tile on the way out. The
-constants were measured on the CPU; on CUDA the convolution library usually needs less.
+a codec tile on the way in, one window of the transformer, a codec tile on the way out, a tile of
+the watermark. The constants were measured on the CPU; on CUDA the convolution library usually needs
+less.
 """
 
 import math
@@ -95,7 +96,8 @@ def run_lines(
     prompt = prompt_workspace_bytes(text_encoder.config, tokens)
     stream = stream_bytes_per_frame(config, hidden_width(segments))
     seconds = math.ceil(chosen.window_frames / config.frame_rate_hz)
-    watermark = next(s.bytes for s in segments if s.name == WATERMARK)
+    watermark = next(s for s in segments if s.name == WATERMARK)
+    mark = SIGNALS * chosen.decode_tile_frames * config.audio_codec.hop * _mark_bytes(watermark)
     reordered = {s.name: _largest_bytes(s) for s in segments}
     embedding = 12 * config.transformer.dim**2  # the kernel-3 convolutions before the layers
     embedding = max(embedding, unpacked_bytes(segments))
@@ -113,7 +115,8 @@ def run_lines(
         ),
         *_waiting_windows(config, chosen.window_frames, cohort),
         RunLine(Line.WORKSPACE, codec_bytes(decode, reordered["decoder"]), phase="decode"),
-        RunLine(Line.WEIGHTS, watermark, phase="decode"),
+        RunLine(Line.WEIGHTS, watermark.bytes, phase="mark"),
+        RunLine(Line.WORKSPACE, codec_bytes(mark, reordered[WATERMARK]), phase="mark"),
     )
 
 
@@ -207,6 +210,12 @@ def _codec_flop_per_frame(config: ModelConfig) -> int:
         samples, channels = samples * rate, channels // 2
         total += SIGNALS * samples * channels * channels * 24
     return 2 * total
+
+
+def _mark_bytes(watermark: SegmentEntry) -> int:
+    """Of a sample in the watermark's widest tensors: its channels, float32."""
+    first = next(tensor for tensor in watermark.tensors if tensor.name == "in.weight")
+    return 4 * first.shape[0]
 
 
 def _largest_bytes(segment: SegmentEntry) -> int:

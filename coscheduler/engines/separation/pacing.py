@@ -50,7 +50,7 @@ def numbers(separated: Separated, seconds: Mapping[Phase, float], load_ms: int) 
     """
     drawn = len(separated.judged)
     steps = max(1, drawn * STEPS - separated.resumed_steps)
-    phases: tuple[Phase, ...] = ("read", "text", "encode", "sample", "decode", "write")
+    phases: tuple[Phase, ...] = ("read", "text", "encode", "sample", "decode", "mark", "write")
     milliseconds = {f"{phase}_ms": round(1000 * seconds.get(phase, 0)) for phase in phases}
     return {
         "sample_count": len(separated.mixture),

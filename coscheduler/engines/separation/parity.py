@@ -102,10 +102,11 @@ def _decode_case(loaded: LoadedModel, case: Case) -> Results:
     decoding = Decoding(loaded.weights("decoder"), codec)
     yield "emb", decoding.embed(latents)
     yield "dec0", decoding.first(decoding.embed(latents), True)
-    yield "waveform_nowm", Decoding(loaded.weights("decoder"), codec).push(latents, True)
+    plain = Decoding(loaded.weights("decoder"), codec).push(latents, True)
+    yield "waveform_nowm", plain
     bits = _tensor(case["message_bits"])
     mark = Watermark(loaded.weights("watermark"), codec, bits)
-    yield "waveform_full", Decoding(loaded.weights("decoder"), codec, mark).push(latents, True)
+    yield "waveform_full", mark.push(plain, True)
 
 
 def _dit_case(loaded: LoadedModel, case: Case) -> Results:

@@ -7,7 +7,7 @@ from typing import Literal
 from coscheduler.engines.separation.sampler import Windows
 from coscheduler.engines.separation.scheme import EVALUATIONS, STEPS, Limits
 
-Phase = Literal["read", "text", "encode", "sample", "decode", "rank", "write", "point"]
+Phase = Literal["read", "text", "encode", "sample", "decode", "rank", "mark", "write", "point"]
 
 
 @dataclass(frozen=True)

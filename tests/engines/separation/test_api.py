@@ -71,6 +71,7 @@ def test_the_watermark_can_be_declined(sam: SamAudio) -> None:
     marked, plain = (sam.separate(recording, "a dog", watermark=mark) for mark in (True, False))
     assert np.array_equal(sam.separate(recording, "a dog").target, marked.target)
     assert not np.array_equal(marked.target, plain.target)
+    assert marked.scores == plain.scores  # what is judged is the sound without it
 
 
 @pytest.mark.parametrize(

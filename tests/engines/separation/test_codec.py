@@ -14,7 +14,7 @@ def tiles(x: Tensor, size: int) -> list[Tensor]:
     return list(torch.split(x, size, dim=2))
 
 
-def run(coder: Encoding | Decoding, pieces: list[Tensor]) -> Tensor:
+def run(coder: Encoding | Decoding | Watermark, pieces: list[Tensor]) -> Tensor:
     with torch.inference_mode():
         outs = [coder.push(x, i == len(pieces) - 1) for i, x in enumerate(pieces)]
         return torch.cat(outs, dim=2)
@@ -41,33 +41,46 @@ def test_encoding_in_tiles_is_encoding_at_once(
     torch.testing.assert_close(tiled, whole, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("marked", [False, True])
 @pytest.mark.parametrize("tile", [1, 5, 7, 11])
 def test_decoding_in_tiles_is_decoding_at_once(
-    loaded: LoadedModel, latents: Tensor, tile: int, marked: bool
+    loaded: LoadedModel, latents: Tensor, tile: int
 ) -> None:
-    codec = loaded.config.audio_codec
+    weights, codec = loaded.weights("decoder"), loaded.config.audio_codec
+    whole = run(Decoding(weights, codec), [latents])
+    assert whole.shape == (2, 1, FRAMES * HOP)
+    tiled = run(Decoding(weights, codec), tiles(latents, tile))
+    torch.testing.assert_close(tiled, whole, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("tile", [700, 1920, 1921, 5 * 1920])
+def test_marking_in_tiles_is_marking_at_once(
+    loaded: LoadedModel, samples: Tensor, tile: int
+) -> None:
+    both = torch.cat((samples, -samples))
     bits = torch.tensor([[0, 1] * 8, [1, 1, 0, 0] * 4])
 
-    def decoding() -> Decoding:
-        mark = Watermark(loaded.weights("watermark"), codec, bits) if marked else None
-        return Decoding(loaded.weights("decoder"), codec, mark)
+    def mark() -> Watermark:
+        return Watermark(loaded.weights("watermark"), loaded.config.audio_codec, bits)
 
-    whole = run(decoding(), [latents])
-    assert whole.shape == (2, 1, FRAMES * HOP)
-    torch.testing.assert_close(run(decoding(), tiles(latents, tile)), whole, atol=2e-5, rtol=0)
+    whole = run(mark(), [both])
+    assert whole.shape == both.shape
+    assert float((whole - both).abs().max()) > 1e-3
+    torch.testing.assert_close(run(mark(), tiles(both, tile)), whole, atol=2e-5, rtol=0)
 
 
-def test_the_message_changes_the_watermark(loaded: LoadedModel, latents: Tensor) -> None:
-    codec = loaded.config.audio_codec
+def test_the_message_changes_the_watermark(loaded: LoadedModel, samples: Tensor) -> None:
     outs = []
     for bit in (0, 1):
-        mark = Watermark(loaded.weights("watermark"), codec, torch.full((2, 16), bit))
-        outs.append(run(Decoding(loaded.weights("decoder"), codec, mark), [latents]))
-    plain = run(Decoding(loaded.weights("decoder"), codec), [latents])
+        message = torch.full((1, 16), bit)
+        mark = Watermark(loaded.weights("watermark"), loaded.config.audio_codec, message)
+        outs.append(run(mark, [samples]))
     assert not torch.allclose(outs[0], outs[1], atol=1e-4)
+    assert not torch.allclose(outs[0], samples, atol=1e-4)
+
+
+def test_a_decoded_signal_is_within_full_scale(loaded: LoadedModel, latents: Tensor) -> None:
+    plain = run(Decoding(loaded.weights("decoder"), loaded.config.audio_codec), [latents])
     assert plain.abs().max() <= 1
-    assert not torch.allclose(outs[0], plain, atol=1e-4)
 
 
 @pytest.mark.parametrize(("count", "pad"), [(1920, 0), (1921, 1919), (961, 959), (3839, 1)])

@@ -55,9 +55,9 @@ def test_its_weights_are_fetched_when_they_are_needed(models: Path, source: Mode
     lean.close()
 
 
-def test_the_way_out_is_charged_with_its_weights(models: Path, source: ModelFolder) -> None:
+def test_a_step_of_its_own_is_charged_with_its_weights(models: Path, source: ModelFolder) -> None:
     segments = source.segments("float32")
     (size,) = [segment.bytes for segment in segments if segment.name == "watermark"]
     encoder = text.open_text_encoder(models / "t5", source.config.text_encoder.dim)
     lines = footprint.run_lines(source.config, segments, encoder, 30_000)
-    assert [x.fixed_bytes for x in lines if (x.line, x.phase) == (Line.WEIGHTS, "decode")] == [size]
+    assert [x.fixed_bytes for x in lines if (x.line, x.phase) == (Line.WEIGHTS, "mark")] == [size]
