@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CONTEXT_BYTES = {"cpu": 12 * 1024 * 1024, "cuda": 400 * 1024 * 1024}  # until it has been measured
-
 
 @dataclass
 class _Loaded:
@@ -83,7 +81,7 @@ class AnalysisEngine:
                 options.option(choice, size, sizes_of, settings, self._device)
                 for choice, size in found
             ),
-            context_bytes=CONTEXT_BYTES[self._device.device],
+            context_bytes=options.CONTEXT_BYTES[self._device.device],
             segments=(
                 Segment("token_embd", sizes_of.embedding_bytes),
                 *sizes_of.layers,

@@ -1,4 +1,7 @@
-"""The ways for the model to be in memory: KV type x context length, at most six.
+"""The ways for the model to be in memory, at most six.
+
+On the CPU: KV type x context length. On a card: the best of these, with fewer and fewer layers on
+the card and the others in RAM. As that always fits, no coarser cache is ever needed there.
 
 Quality tiers. Full context in f16, q8_0, q4_0 are tiers 0, 1, 2. A smaller context comes after all
 KV types of a larger one, three tiers for each halving: it changes no word of an answer, but longer
@@ -8,17 +11,18 @@ memory than one of a better tier is left out.
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coscheduler.config import AnalysisSettings, DeviceSettings
-from coscheduler.core.model import Line, LineBytes, Lines, Option, RunLine, Segment
+from coscheduler.core.model import Line, LineBytes, Lines, Option, RunLine
+from coscheduler.engines.analysis import on_card
 from coscheduler.engines.analysis.dry_run import Sizes
 from coscheduler.engines.analysis.footprint import CELLS_STEP, KV_TYPES, Footprint
 from coscheduler.errors import EngineFault
 
+CONTEXT_BYTES = {"cpu": 12 * 1024 * 1024, "cuda": 400 * 1024 * 1024}  # until it has been measured
 OPTIONS_MAX = 6
 DECODE_TOKENS_PER_SLICE = 32
-SPEECH_TOKENS_PER_SECOND = 5
 SLICE_MS_MIN = 250
 BATCH_MIN = 32
 CONTENTION = 4  # a slice may take this much longer than on an idle machine
@@ -57,7 +61,7 @@ class Rates:
 def rates(device: DeviceSettings) -> Rates:
     """Cautious figures: two CPU cores of a server, a card of the 24 GB class."""
     if device.device == "cuda":
-        return Rates(2_000_000, 300_000_000, 10_000_000_000)
+        return Rates(2_000_000, on_card.CARD_BYTES_PER_MS, 10_000_000_000)
     return Rates(1_000_000, 5_000_000 * device.threads, 60_000_000 * device.threads)
 
 
@@ -79,7 +83,8 @@ def prefill_ms(footprint: Footprint, n_batch: int, device: DeviceSettings) -> in
 def choices(
     footprint: Footprint, settings: AnalysisSettings, device: DeviceSettings
 ) -> tuple[Choice, ...]:
-    """Which (n_ctx, KV type) fit `kv_cache_max`, best tier first.
+    """Which (n_ctx, KV type) fit `kv_cache_max`, best tier first; on a card the best of them with
+    each number of layers.
 
     Layers with a sliding window cache a batch beside it: where nothing fits, the batch is halved.
     Raises EngineFault KV_CAP_TOO_SMALL when not even the smallest context fits.
@@ -89,7 +94,11 @@ def choices(
         if n_batch <= BATCH_MIN:
             raise _cap_too_small(footprint, settings, n_batch)
         n_batch = max(BATCH_MIN, n_batch // 2)
-    return _pruned(found, footprint)
+    kept = _pruned(found, footprint)
+    if device.device == "cpu":
+        return kept
+    counts = on_card.layer_counts(footprint, settings.n_gpu_layers)
+    return tuple(replace(kept[0], n_gpu_layers=count) for count in counts)
 
 
 def _limits(footprint: Footprint, settings: AnalysisSettings) -> tuple[int, int]:
@@ -110,8 +119,7 @@ def _fitting(
         n_ctx = footprint.n_ctx_fitting(cap, full, kv_type, n_batch)
         while n_ctx >= floor:
             tier = KV_TYPES.index(kv_type) + len(KV_TYPES) * math.ceil(math.log2(full / n_ctx))
-            layers = settings.n_gpu_layers if device.device == "cuda" else 0
-            found.append(Choice(n_ctx, kv_type, layers, tier, n_batch))
+            found.append(Choice(n_ctx, kv_type, 0, tier, n_batch))
             n_ctx = n_ctx // 2 // CELLS_STEP * CELLS_STEP
     return found
 
@@ -168,24 +176,27 @@ def option(
         run = (RunLine(Line.WORKSPACE, sizes.compute_bytes + scratch),)
         host_bytes = footprint.weights_bytes if analysis.use_mmap else 0
     else:
-        on_device = footprint.offloaded_bytes(choice.n_gpu_layers)
-        kv = LineBytes(Line.KV_CACHE, _kv_on_card(choice, footprint, whole_kv))
+        layers, n_batch = choice.n_gpu_layers, choice.n_batch
+        on_device = footprint.offloaded_bytes(layers)
+        kept_kv = on_card.kv_bytes(
+            footprint, layers, choice.n_ctx, choice.kv_type, n_batch, whole_kv
+        )
+        kv = LineBytes(Line.KV_CACHE, kept_kv)
         workspace = LineBytes(Line.WORKSPACE, sizes.compute_bytes)
         resident = (LineBytes(Line.WEIGHTS, on_device), kv, workspace)
-        in_ram = sum(layer.bytes for layer in layers_in_ram(footprint, choice.n_gpu_layers))
-        host_bytes = footprint.embedding_bytes + footprint.vocabulary_bytes + in_ram
-        host_bytes += whole_kv - kv.bytes
+        host_bytes = footprint.embedding_bytes + footprint.vocabulary_bytes
+        host_bytes += on_card.ram_bytes(footprint, layers) + whole_kv - kept_kv
     speed = rates(device)
     prompt_ms = prefill_ms(footprint, choice.n_batch, device)
-    decode_ms = DECODE_TOKENS_PER_SLICE * footprint.weights_bytes // speed.read_bytes_per_ms
+    decode_ms = DECODE_TOKENS_PER_SLICE * _token_ms(choice, footprint, device)
     return Option(
-        name=choice.name,
+        name=choice.name if device.device == "cpu" else f"{layers} layers, {choice.name}",
         resident=resident,
         run=run,
         quality_tier=choice.quality_tier,
         load_ms=50 + (footprint.weights_bytes + kv.bytes) // speed.copy_bytes_per_ms,
-        run_ms_per_second=1 + prompt_ms * SPEECH_TOKENS_PER_SECOND // choice.n_batch,
-        slice_ms_max=max(SLICE_MS_MIN, CONTENTION * max(prompt_ms, decode_ms)),
+        run_ms_per_second=_run_ms_per_second(choice, footprint, prompt_ms, device),
+        slice_ms_max=max(SLICE_MS_MIN, CONTENTION * max(prompt_ms, int(decode_ms))),
         host_bytes=max(0, host_bytes),
         settings_json=json.dumps(choice.__dict__, sort_keys=True),
         files=(str(analysis.model),),
@@ -198,18 +209,16 @@ def _kv_bytes(choice: Choice, sizes: Sizes, footprint: Footprint) -> int:
     return sizes.kv_bytes if abs(whole - sizes.kv_bytes) > 64 * 1024 else whole
 
 
-def _kv_on_card(choice: Choice, footprint: Footprint, whole_bytes: int) -> int:
-    """The cache of the layers on the card; where the library's figure is not the arithmetic's, all
-    of it. A card without any layer has none.
-    """
-    first = footprint.first_offloaded(choice.n_gpu_layers)
-    if first == len(footprint.layers):
-        return 0
-    if whole_bytes != footprint.kv_bytes(choice.n_ctx, choice.kv_type, choice.n_batch):
-        return whole_bytes
-    return footprint.kv_bytes(choice.n_ctx, choice.kv_type, choice.n_batch, first)
+def _token_ms(choice: Choice, footprint: Footprint, device: DeviceSettings) -> float:
+    """One token of an answer."""
+    if device.device == "cuda":
+        return on_card.token_ms(footprint, choice.n_gpu_layers)
+    return footprint.weights_bytes / rates(device).read_bytes_per_ms
 
 
-def layers_in_ram(footprint: Footprint, n_gpu_layers: int) -> tuple[Segment, ...]:
-    """The layers that do not go to the card: the first ones."""
-    return footprint.layers[: footprint.first_offloaded(n_gpu_layers)]
+def _run_ms_per_second(
+    choice: Choice, footprint: Footprint, prompt_ms: int, device: DeviceSettings
+) -> int:
+    if device.device == "cuda":
+        return on_card.run_ms_per_second(footprint, choice.n_gpu_layers, choice.n_batch, prompt_ms)
+    return 1 + prompt_ms * on_card.SPEECH_TOKENS_PER_SECOND // choice.n_batch

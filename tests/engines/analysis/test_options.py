@@ -1,5 +1,7 @@
 """Which options a config gives, in which order, with which bytes on which line."""
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coscheduler.config import AnalysisSettings, DeviceSettings
-from coscheduler.core.model import Line, Option
+from coscheduler.core.model import Line, Option, Segment
 from coscheduler.engines.analysis import options
 from coscheduler.engines.analysis.dry_run import Sizes
 from coscheduler.engines.analysis.footprint import Footprint
@@ -111,6 +113,34 @@ def test_what_is_not_on_the_gpu_is_in_the_memory_of_the_host() -> None:
     whole, half = (option_on("cuda", n_gpu_layers=layers) for layers in (999, 21))
     moved = model().offloaded_bytes(999) - model().offloaded_bytes(21)
     assert half.host_bytes - whole.host_bytes == moved + 640 * MIB
+
+
+def test_on_a_gpu_the_best_is_offered_with_fewer_and_fewer_layers() -> None:
+    card = DeviceSettings(device="cuda")
+    found = options.choices(model(), analysis(kv_types=("f16", "q8_0")), card)
+    assert [choice.n_gpu_layers for choice in found] == [41, 30, 20, 10, 5, 0]
+    assert {(choice.n_ctx, choice.kv_type, choice.quality_tier) for choice in found} == {
+        (8192, "f16", 0)
+    }
+    capped = options.choices(model(), analysis(n_gpu_layers=12), card)
+    assert [choice.n_gpu_layers for choice in capped] == [12, 10, 5, 0]
+
+
+def test_fewer_layers_on_the_gpu_are_smaller_and_slower_and_no_worse() -> None:
+    layer = Segment("blk", 300 * MIB)
+    heavy = replace(model(), layers=(layer,) * 40, output_bytes=500 * MIB)
+    card, sizes = DeviceSettings(device="cuda"), Sizes(1280 * MIB, 90 * MIB)
+    found = [
+        options.option(choice, sizes, heavy, analysis(), card)
+        for choice in options.choices(heavy, analysis(), card)
+    ]
+    assert len({option.name for option in found}) == 6
+    for more, fewer in pairwise(found):
+        assert fewer.peak_bytes(0) < more.peak_bytes(0)
+        assert fewer.host_bytes > more.host_bytes
+        assert fewer.run_ms_per_second > more.run_ms_per_second
+        assert fewer.quality_tier == more.quality_tier
+    assert found[-1].peak_bytes(0) == 90 * MIB  # the compute buffer alone
 
 
 def test_the_library_has_the_last_word_on_caches_of_another_kind() -> None:
