@@ -4,9 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from coscheduler.core.model import Line, Option
 from coscheduler.engines.analysis import dry_run, footprint, header, sizes
 from coscheduler.engines.analysis.dry_run import Wanted
+from coscheduler.engines.analysis.engine import AnalysisEngine
+from coscheduler.engines.analysis.on_card import LINK_BYTES_PER_MS
+from coscheduler.planning import stages
 from coscheduler.shapes import AnalysisShape
+
+from .conftest import settings_for
 
 
 def shape_of(read: header.Header) -> AnalysisShape:
@@ -53,3 +59,27 @@ def test_a_24b_model_in_q4_k_m() -> None:
     large = footprint.of(sizes.header(shape))
     assert large.kv_bytes(8192, "f16", 512) == 1280 * 1024**2
     assert large.weights_bytes == pytest.approx(14.33e9, rel=0.001)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_plan_offers_what_the_engine_offers(tiny_model: Path, device: str) -> None:
+    settings = settings_for(tiny_model, device)
+    described = AnalysisEngine(settings).describe()
+    (planned,) = stages.offers_of(settings, LINK_BYTES_PER_MS)
+    assert (planned.model, planned.context_bytes) == (described.model, described.context_bytes)
+    for entry, option in zip(planned.offered, described.options, strict=True):
+        assert (entry.option.name, entry.option.settings_json) == (
+            option.name,
+            option.settings_json,
+        )
+        assert (entry.option.quality_tier, entry.option.host_bytes) == (
+            option.quality_tier, option.host_bytes
+        )  # fmt: skip
+        for line in (Line.WEIGHTS, Line.KV_CACHE):
+            assert bytes_of(entry.option, line) == bytes_of(option, line)
+        if device == "cuda":
+            assert entry.option.run_ms_per_second == option.run_ms_per_second
+
+
+def bytes_of(option: Option, line: Line) -> int:
+    return sum(entry.bytes for entry in option.resident if entry.line == line)
