@@ -146,7 +146,8 @@ class Decider:
         is_new = state.phase is Phase.STOPPED
         context_bytes = state.context_bytes if is_new else 0
         duration_ms, options = turn.stage.duration_ms, state.options()
-        request = planner.Request(options, duration_ms, context_bytes, needs_process=is_new)
+        runs = self._jobs.ahead(turn.engine)
+        request = planner.Request(options, duration_ms, context_bytes, is_new, runs)
         plan = planner.plan(request, tier, self._room(turn))
         if plan is not None and not plan.unload and not plan.stop:  # 9
             if self._limits.serial_loads and self._is_loading():

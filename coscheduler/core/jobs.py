@@ -23,6 +23,7 @@ from coscheduler.core.model import (
 )
 from coscheduler.core.policy import RankKey, rank_key
 
+DONE = (StageState.SUCCEEDED, StageState.FAILED, StageState.CANCELLED)
 WAITED_FOR_MAX = 16  # different reasons kept for a stage
 
 
@@ -58,6 +59,7 @@ class JobBook:
         # By job, those that read its outputs (itself among them), in order of arrival.
         self._readers: dict[str, dict[str, None]] = {}
         self._wanted: Counter[EngineName] = Counter()  # jobs whose current stage needs the engine
+        self._ahead: Counter[EngineName] = Counter()  # stages that are not done
 
     def __contains__(self, name: str) -> bool:
         return name in self._jobs
@@ -86,6 +88,10 @@ class JobBook:
         """The engines of all current stages."""
         return frozenset(engine for engine, count in self._wanted.items() if count)
 
+    def ahead(self, engine: EngineName) -> int:
+        """How many stages of unfinished jobs the engine has still to do."""
+        return self._ahead[engine]
+
     def restore(self, jobs: tuple[Job, ...]) -> None:
         """Fill an empty book with unfinished jobs, as they are."""
         for job in jobs:
@@ -112,11 +118,17 @@ class JobBook:
             for source in {stage.input.job for stage in job.stages} - {""}:
                 self._readers.setdefault(source, {})[job.name] = None
         else:
-            self._wanted[_current_engine(old)] -= 1
-        self._wanted[_current_engine(job)] += 1
+            self._count(old, -1)
+        self._count(job, 1)
         self._jobs[job.name] = job
         self._changed[job.name] = job
         return job
+
+    def _count(self, job: Job, step: int) -> None:
+        self._wanted[_current_engine(job)] += step
+        for stage in job.stages:
+            if stage.state not in DONE:
+                self._ahead[ENGINE_OF[stage.kind]] += step
 
     def set_stage(self, name: str, index: int, **changes: Any) -> None:
         """Change fields of one stage."""
@@ -224,7 +236,7 @@ class JobBook:
             job = replace(job, stages=stages)
         self.put(replace(job, finished_ms=self.now_ms))
         del self._jobs[job.name]
-        self._wanted[_current_engine(job)] -= 1
+        self._count(job, -1)
         self._order.pop(bisect_left(self._order, rank_key(job, self._ageing_ms)))
         for other in self._readers.pop(job.name, {}):
             reader = self._jobs.get(other)

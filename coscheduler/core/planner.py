@@ -32,13 +32,15 @@ class Request:
     """A stage that needs its engine in memory.
 
     `context_bytes` is what the engine's own process still has to take (0 when it is started).
-    `needs_process` says whether it is one more process with a context.
+    `needs_process` says whether it is one more process with a context. `runs` is how many stages
+    the engine has still to do, this one included.
     """
 
     options: Sequence[Option]
     duration_ms: int
     context_bytes: int
     needs_process: bool
+    runs: int = 1
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,19 @@ def plan(request: Request, tier: int, room: Room) -> Plan | None:
         if request.context_bytes + option.peak_bytes(request.duration_ms)
         <= room.free_bytes + freed_bytes
     ]
-    return min(plans, key=lambda candidate: candidate.cost_ms, default=None)
+    cheapest = min(plans, key=lambda candidate: candidate.cost_ms, default=None)
+    if cheapest is None:
+        return None
+    same_way = (p for p in plans if (p.unload, p.stop) == (cheapest.unload, cheapest.stop))
+    return min(same_way, key=lambda candidate: _all_runs_ms(candidate.option, request))
+
+
+def _all_runs_ms(option: Option, request: Request) -> int:
+    """Who goes is decided by this stage alone; but what is loaded serves all that come after it,
+    each taken to be as long.
+    """
+    run_ms = option.run_ms_per_second * request.duration_ms // 1000
+    return option.load_ms + request.runs * run_ms
 
 
 Way = tuple[tuple[EngineName, ...], tuple[EngineName, ...], int, int]

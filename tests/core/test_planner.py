@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +27,22 @@ def test_the_fastest_option_that_fits_is_taken() -> None:
     plan = planner.plan(ask(), 0, Room(119, (), 3))
     assert plan is not None and plan.option is SMALL
     assert planner.plan(ask(), 0, Room(59, (), 3)) is None
+
+
+def test_what_is_loaded_is_chosen_for_all_that_come_after() -> None:
+    """Slow to load and fast to run pays off from some number of runs on."""
+    quick, fast = option("quick", weights=40, speed=20), option("fast", weights=500, speed=1)
+    chosen = [
+        planner.plan(replace(ask(quick, fast), runs=runs), 0, Room(1000, (), 3))
+        for runs in (1, 2, 3, 20)
+    ]
+    assert [plan and plan.option.name for plan in chosen] == ["quick", "quick", "fast", "fast"]
+
+
+def test_who_goes_is_decided_by_this_stage_alone() -> None:
+    room = Room(60, (tenant(T, 60, reload=10_000),), 3)
+    plan = planner.plan(replace(ask(), runs=1000), 0, room)
+    assert plan is not None and plan.option is SMALL and plan.unload == ()
 
 
 def test_a_context_that_is_not_there_yet_needs_room_too() -> None:
