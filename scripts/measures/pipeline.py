@@ -20,7 +20,15 @@ from coscheduler import config
 from coscheduler.config import Settings
 from coscheduler.core import events as ev
 from coscheduler.core import planner
-from coscheduler.core.model import ENGINE_OF, EngineDescription, EngineName, Option, StageKind
+from coscheduler.core.model import (
+    ENGINE_OF,
+    EngineDescription,
+    EngineName,
+    Line,
+    Option,
+    StageKind,
+)
+from coscheduler.planning.offer import Offered
 from coscheduler.planning.stages import offers_of
 from coscheduler.runtime.daemon import limits_of
 
@@ -34,6 +42,7 @@ class Row:
     """Makespans, in milliseconds of virtual time."""
 
     config: str
+    duration_ms: int
     compute_slots: int
     load_bytes_per_ms: int
     ours_ms: int
@@ -46,10 +55,16 @@ class Row:
 def main(arguments: list[str]) -> int:
     """Return the exit status."""
     chosen = parse(arguments)
+    if chosen.worker:
+        from measures._pipeline_demo import work
+
+        print(json.dumps(work(chosen.worker, chosen.recordings, chosen.seconds[0])))
+        return 0
     sys.path.insert(0, str(ROOT))
     rows = [
-        row(path, slots, round(speed * 1e6), chosen)
+        row(path, slots, round(speed * 1e6), 1000 * seconds, chosen)
         for path in chosen.config
+        for seconds in chosen.seconds
         for slots in chosen.slots
         for speed in chosen.load
     ]
@@ -57,10 +72,17 @@ def main(arguments: list[str]) -> int:
         f"{chosen.recordings} recordings of {chosen.seconds} s, link {chosen.link} GB/s, minutes:"
     )
     print("\n".join(map(line, rows)))
+    demo = None
+    if chosen.demo_seconds:
+        from measures._pipeline_demo import measure
+
+        print(f"tiny models on this processor, {chosen.recordings} of {chosen.demo_seconds} s:")
+        demo = measure(chosen.recordings, chosen.demo_seconds)
     if chosen.out:
-        names = ("recordings", "seconds", "link")
+        names = ("recordings", "link")
         document = {name: getattr(chosen, name) for name in names}
         document["rows"] = [asdict(entry) for entry in rows]
+        document["demo"] = demo
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
         chosen.out.write_text(json.dumps(document, indent=1) + "\n", encoding="ascii")
     return 0
@@ -72,34 +94,42 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/measure pipeline",
         description=__doc__.split("\n")[0],
-        epilog="example: scripts/measure pipeline --recordings 20 --seconds 60",
+        epilog="example: scripts/measure pipeline --recordings 20 --seconds 10 60",
     )
     parser.add_argument("--config", type=Path, nargs="*", default=configs)
     parser.add_argument("--recordings", type=int, default=20)
-    parser.add_argument("--seconds", type=int, default=60, help="of each recording")
+    parser.add_argument(
+        "--seconds", type=int, nargs="*", default=[10, 60, 600], help="of each recording"
+    )
     parser.add_argument("--slots", type=int, nargs="*", default=[1, 2], help="engines at once")
     parser.add_argument(
         "--load", type=float, nargs="*", default=[24.0, 2.0], help="GB/s from a file to the card"
     )
     parser.add_argument("--link", type=float, default=24.0, help="GB/s while layers are streamed")
+    parser.add_argument(
+        "--demo-seconds", type=int, default=0, help="also run tiny models here, on so much audio"
+    )
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="a JSON file")
     return parser.parse_args(arguments)
 
 
-def row(path: Path, slots: int, load_bytes_per_ms: int, chosen: argparse.Namespace) -> Row:
-    """One config with so many slots."""
+def row(
+    path: Path, slots: int, load_bytes_per_ms: int, duration_ms: int, chosen: argparse.Namespace
+) -> Row:
+    """One config with so many slots, and recordings of that length."""
     settings = config.load(path)
     device = settings.device.model_copy(update={"compute_slots": slots})
     settings = settings.model_copy(update={"device": device})
     described = descriptions(settings, round(chosen.link * 1e6), load_bytes_per_ms)
     capacity = int(device.memory_cap) - int(device.headroom)
-    duration_ms, count = 1000 * chosen.seconds, chosen.recordings
+    count = chosen.recordings
     alone = [best_alone(described[ENGINE_OF[kind]], duration_ms, capacity) for kind in StageKind]
     ours_ms, loads = simulated(settings, described, capacity, duration_ms, count)
     return Row(
-        path.stem, slots, load_bytes_per_ms, ours_ms,
+        path.stem, duration_ms, slots, load_bytes_per_ms, ours_ms,
         one_by_one_ms(alone, duration_ms, count), stage_by_stage_ms(alone, duration_ms, count),
-        bound_ms(described, alone, duration_ms, count, slots), loads,
+        bound_ms(described, alone, duration_ms, capacity, count, slots), loads,
     )  # fmt: skip
 
 
@@ -108,7 +138,7 @@ def descriptions(settings: Settings, link: int, load_bytes_per_ms: int) -> Descr
     found = {}
     for offer in offers_of(settings, link):
         options = tuple(
-            replace(entry.option, load_ms=load_ms(entry.option, load_bytes_per_ms))
+            replace(entry.option, load_ms=load_ms(entry, load_bytes_per_ms))
             for entry in offer.offered
         )
         found[offer.engine] = EngineDescription(
@@ -117,9 +147,10 @@ def descriptions(settings: Settings, link: int, load_bytes_per_ms: int) -> Descr
     return found
 
 
-def load_ms(option: Option, bytes_per_ms: int) -> int:
-    """What is resident, at that speed."""
-    return sum(line.bytes for line in option.resident) // bytes_per_ms + 1
+def load_ms(entry: Offered, bytes_per_ms: int) -> int:
+    """Its weights at that speed; what is streamed must come from the file once, too."""
+    weights = sum(line.bytes for line in entry.option.resident if line.line is Line.WEIGHTS)
+    return (weights + int(entry.facts.get("streamed_bytes_per_pass", 0))) // bytes_per_ms + 1
 
 
 def run_ms(option: Option, duration_ms: int) -> int:
@@ -149,20 +180,28 @@ def stage_by_stage_ms(alone: Sequence[Option], duration_ms: int, count: int) -> 
 
 
 def bound_ms(
-    described: Descriptions, alone: Sequence[Option], duration_ms: int, count: int, slots: int
+    described: Descriptions,
+    alone: Sequence[Option],
+    duration_ms: int,
+    capacity: int,
+    count: int,
+    slots: int,
 ) -> int:
     """The busiest of: each engine, all compute slots together, and the stages of one recording.
 
-    Of every engine the fastest option of the tier that it runs at counts, whatever it takes.
+    Of every engine the fastest option counts that fits an empty card at the same quality; loads
+    cost nothing, and all engines are there at once.
     """
     fastest = []
     for kind, own in zip(StageKind, alone, strict=True):
-        tier = [
-            option
-            for option in described[ENGINE_OF[kind]].options
+        engine = described[ENGINE_OF[kind]]
+        fitting = [
+            run_ms(option, duration_ms)
+            for option in engine.options
             if option.quality_tier == own.quality_tier
+            and planner.fits_alone(option, duration_ms, engine.context_bytes, capacity)
         ]
-        fastest.append(min(run_ms(option, duration_ms) for option in tier))
+        fastest.append(min(fitting))
     work = count * sum(fastest)
     return max(count * max(fastest), -(-work // slots), sum(fastest))
 
@@ -190,8 +229,9 @@ def line(row: Row) -> str:
     ours, one, stages, bound = (
         ms / 60_000 for ms in (row.ours_ms, row.one_by_one_ms, row.stage_by_stage_ms, row.bound_ms)
     )
+    load, seconds = row.load_bytes_per_ms / 1e6, row.duration_ms // 1000
     return (
-        f"{row.config:10} slots {row.compute_slots}, loads {row.load_bytes_per_ms / 1e6:4.1f} GB/s:"
-        f" ours {ours:6.1f} ({row.loads} loads), one by one {one:6.1f} ({one / ours:.2f}x), "
+        f"{row.config:10} {seconds:4} s, slots {row.compute_slots}, {load:4.1f} GB/s:"
+        f" ours {ours:6.1f} ({row.loads:2} loads), one by one {one:6.1f} ({one / ours:.2f}x), "
         f"by stages {stages:6.1f} ({stages / ours:.2f}x), bound {bound:6.1f} ({ours / bound:.2f})"
     )
