@@ -148,6 +148,7 @@ print(full - anonymous_bytes(os.getpid()))
 """
 
 
+@pytest.mark.timeout(300)  # a new process that imports torch, on a machine that may be busy
 def test_freed_tensors_leave_holes_to_the_system() -> None:
     """In a process of its own: the holes of this one's heap would take some of the tensors."""
     done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)

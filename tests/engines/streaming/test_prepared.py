@@ -192,6 +192,7 @@ prepared.prepare(Path(sys.argv[1]), "k", plans, Path("checkpoint.pt"), lambda do
 """
 
 
+@pytest.mark.timeout(300)  # a new process that imports torch, on a machine that may be busy
 def test_a_writer_killed_half_way_leaves_nothing_that_counts(tmp_path: Path) -> None:
     path = tmp_path / "x.prepared"
     done = subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=REPO, check=False)

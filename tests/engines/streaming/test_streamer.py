@@ -354,6 +354,7 @@ for line in sys.stdin:
 LAYER_BYTES = 16 * 1024 * 1024
 
 
+@pytest.mark.timeout(300)  # a new process that imports torch, on a machine that may be busy
 def test_another_process_sees_each_layer_come_and_go(tmp_path: Path) -> None:
     meter, held = ProcessMeter(), []
     with subprocess.Popen(
