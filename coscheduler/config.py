@@ -160,6 +160,7 @@ class TranscriptionSettings(_Section):
     batch_sizes: tuple[Positive, ...] = (8, 4, 1)
     beam_size: Positive = 5
     shape: TranscriptionShape | None = None  # for plans where the files are not
+    vad_method: Literal["pyannote", "silero"] = "pyannote"
     vad_onset: float = 0.5
     vad_offset: float = 0.363
     chunk_ms: Positive = 30_000

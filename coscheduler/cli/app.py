@@ -13,6 +13,7 @@ from coscheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED
 from coscheduler.cli.gpu import gpu_app
 from coscheduler.cli.options import Json, PriorityClass, examples
 from coscheduler.cli.separate import separate
+from coscheduler.cli.transcribe import transcribe
 from coscheduler.core.model import EngineName
 
 app = typer.Typer(
@@ -250,6 +251,13 @@ app.command(
         'coscheduler separate street.flac --desc "a dog" --spans 6.3-7.0,-1.0-2.5 --out results',
     )
 )(separate)
+app.command(
+    epilog=examples(
+        "coscheduler transcribe talk.mp3 --language en --output_dir out",
+        "coscheduler transcribe *.wav -f srt --max_line_width 42 --max_line_count 2 -o subtitles",
+        "coscheduler transcribe meeting.m4a --diarize --min_speakers 2 --config configs/24gb.toml",
+    )
+)(transcribe)
 
 
 @app.command(

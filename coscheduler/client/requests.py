@@ -20,8 +20,9 @@ class Plan:
     `separate` is the sound to pull out; `analyze` a template, or `prompt` a question of one's own.
     `analysis` has further parameters of that stage by name, `stages.AnalyzeParameters`; with
     `template_text` among them it is the instruction. `separation` has further parameters of the
-    separation by name, `stages.SeparateParameters`: spans, candidates, seed. `quality_min` and
-    `deadline_ms` are those of `JobRequest`.
+    separation by name, `stages.SeparateParameters`: spans, candidates, seed; `transcription` those
+    of the transcription, `stages.TranscribeParameters`. `quality_min` and `deadline_ms` are those
+    of `JobRequest`.
     """
 
     separate: str | None = None
@@ -32,6 +33,7 @@ class Plan:
     priority: Priority = Priority.NORMAL
     analysis: Mapping[str, Any] = field(default_factory=dict)
     separation: Mapping[str, Any] = field(default_factory=dict)
+    transcription: Mapping[str, Any] = field(default_factory=dict)
     quality_min: int | None = None
     deadline_ms: int | None = None
 
@@ -41,7 +43,7 @@ class Plan:
         if self.separate is not None:
             wanted.append((StageKind.SEPARATE, {"prompt": self.separate, **self.separation}))
         if self.transcribe:
-            wanted.append((StageKind.TRANSCRIBE, {"language": self.language}))
+            wanted.append((StageKind.TRANSCRIBE, {"language": self.language, **self.transcription}))
         own = "template_text" in self.analysis
         if own or self.analyze is not None or self.prompt is not None:
             instruction = {"template": self.analyze or "", "prompt": self.prompt or ""}

@@ -11,6 +11,7 @@ of the hidden space carry that, and everything else is noise that the audio stir
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,21 @@ _END_GROWTH = 0.06  # of END for each position: the text ends after about twenty
 Array = NDArray[np.float32]
 
 
-def write(folder: Path, seed: int = 0) -> None:
+@dataclass(frozen=True)
+class Shape:
+    """Widths and counts that a Whisper differs in; by default those of the demonstration."""
+
+    hidden_dim: int = HIDDEN_DIM
+    ffn_dim: int = FFN_DIM
+    head_count: int = HEAD_COUNT
+    encoder_layer_count: int = ENCODER_LAYER_COUNT
+    decoder_layer_count: int = DECODER_LAYER_COUNT
+
+
+DEMO = Shape()
+
+
+def write(folder: Path, seed: int = 0, shape: Shape = DEMO) -> None:
     """Fill `folder` (made if missing) with model.bin, config.json and the tokenizer's files."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
@@ -61,7 +76,7 @@ def write(folder: Path, seed: int = 0) -> None:
     tokenizer.add_special_tokens(_special_tokens())
     tokenizer.save(str(folder / "tokenizer.json"))
     tokens = [tokenizer.id_to_token(index) for index in range(tokenizer.get_vocab_size())]
-    spec = _spec(tokens, text_count, np.random.default_rng(seed))
+    spec = _spec(tokens, text_count, np.random.default_rng(seed), shape)
     spec.register_vocabulary(tokens)
     spec.validate()
     spec.optimize()  # makes the output projection an alias of the embeddings
@@ -106,42 +121,44 @@ def _special_tokens() -> list[str]:
     ]
 
 
-def _spec(tokens: list[str], text_count: int, rng: np.random.Generator) -> Any:
+def _spec(tokens: list[str], text_count: int, rng: np.random.Generator, shape: Shape = DEMO) -> Any:
     spec = ctranslate2.specs.WhisperSpec(
-        ENCODER_LAYER_COUNT, HEAD_COUNT, DECODER_LAYER_COUNT, HEAD_COUNT
+        shape.encoder_layer_count, shape.head_count, shape.decoder_layer_count, shape.head_count
     )
-    directions = _directions(rng)
-    _fill_encoder(spec.encoder, rng)
+    directions = _directions(rng, shape)
+    _fill_encoder(spec.encoder, rng, shape)
     spec.decoder.embeddings.weight = _embeddings(tokens, directions, rng)
     spec.decoder.projection.weight = spec.decoder.embeddings.weight
     spec.decoder.position_encodings.encodings = _text_positions(directions, rng)
-    _fill_norm(spec.decoder.layer_norm)
+    _fill_norm(spec.decoder.layer_norm, shape.hidden_dim)
     for layer in spec.decoder.layer:
-        _fill_attention(layer.self_attention, (3, 1), rng)
-        _fill_attention(layer.attention, (1, 2, 1), rng)
-        _fill_ffn(layer.ffn, rng)
+        _fill_attention(layer.self_attention, (3, 1), rng, shape)
+        _fill_attention(layer.attention, (1, 2, 1), rng, shape)
+        _fill_ffn(layer.ffn, rng, shape)
     languages = [tokens.index(f"<|{language}|>") for language in _LANGUAGES]
     spec.config.lang_ids = languages
     spec.config.suppress_ids = [*range(text_count + 1, languages[-1] + 6)]
     spec.config.suppress_ids_begin = [tokens.index("Ġ"), tokens.index("<|endoftext|>")]
-    spec.config.alignment_heads = [(DECODER_LAYER_COUNT - 1, head) for head in range(HEAD_COUNT)]
+    spec.config.alignment_heads = [
+        (shape.decoder_layer_count - 1, head) for head in range(shape.head_count)
+    ]
     return spec
 
 
-def _directions(rng: np.random.Generator) -> Array:
-    """KEEP, END and START as rows: [3, HIDDEN_DIM], orthonormal and without mean.
+def _directions(rng: np.random.Generator, shape: Shape) -> Array:
+    """KEEP, END and START as rows: [3, hidden_dim], orthonormal and without mean.
 
     The last layer norm takes the mean away, so that a direction with one would be bent.
     """
-    raw = rng.standard_normal((HIDDEN_DIM, 4))
+    raw = rng.standard_normal((shape.hidden_dim, 4))
     raw[:, 0] = 1.0
     basis, _ = np.linalg.qr(raw)
     return np.ascontiguousarray(basis.T[1:], dtype=np.float32)
 
 
 def _embeddings(tokens: list[str], directions: Array, rng: np.random.Generator) -> Array:
-    """Token embeddings and, tied, output weights: [vocabulary, HIDDEN_DIM]."""
-    weights = _normal(rng, len(tokens), HIDDEN_DIM, scale=0.05)
+    """Token embeddings and, tied, output weights: [vocabulary, hidden_dim]."""
+    weights = _normal(rng, len(tokens), directions.shape[1], scale=0.05)
     for index, token in enumerate(tokens):
         is_word = token.startswith("Ġ") and token[1:] in _WORDS
         weights[index] += (0.3 if is_word else -0.5) * directions[_KEEP]
@@ -152,36 +169,38 @@ def _embeddings(tokens: list[str], directions: Array, rng: np.random.Generator) 
 
 
 def _text_positions(directions: Array, rng: np.random.Generator) -> Array:
-    """[TEXT_POSITION_COUNT, HIDDEN_DIM]: KEEP everywhere, END growing, noise for variety."""
+    """[TEXT_POSITION_COUNT, hidden_dim]: KEEP everywhere, END growing, noise for variety."""
     end = _END_GROWTH * np.arange(TEXT_POSITION_COUNT, dtype=np.float32)[:, None]
-    noise = _normal(rng, TEXT_POSITION_COUNT, HIDDEN_DIM, scale=0.4)
+    noise = _normal(rng, TEXT_POSITION_COUNT, directions.shape[1], scale=0.4)
     positions: Array = noise + directions[_KEEP] + end * directions[_END]
     return positions
 
 
-def _fill_encoder(encoder: Any, rng: np.random.Generator) -> None:
-    encoder.conv1.weight = _normal(rng, HIDDEN_DIM, MEL_COUNT, 3)
-    encoder.conv2.weight = _normal(rng, HIDDEN_DIM, HIDDEN_DIM, 3)
+def _fill_encoder(encoder: Any, rng: np.random.Generator, shape: Shape) -> None:
+    encoder.conv1.weight = _normal(rng, shape.hidden_dim, MEL_COUNT, 3)
+    encoder.conv2.weight = _normal(rng, shape.hidden_dim, shape.hidden_dim, 3)
     for conv in (encoder.conv1, encoder.conv2):
-        conv.bias = np.zeros(HIDDEN_DIM, np.float32)
-    encoder.position_encodings.encodings = _normal(rng, AUDIO_POSITION_COUNT, HIDDEN_DIM)
-    _fill_norm(encoder.layer_norm)
+        conv.bias = np.zeros(shape.hidden_dim, np.float32)
+    encoder.position_encodings.encodings = _normal(rng, AUDIO_POSITION_COUNT, shape.hidden_dim)
+    _fill_norm(encoder.layer_norm, shape.hidden_dim)
     for layer in encoder.layer:
-        _fill_attention(layer.self_attention, (3, 1), rng)
-        _fill_ffn(layer.ffn, rng)
+        _fill_attention(layer.self_attention, (3, 1), rng, shape)
+        _fill_ffn(layer.ffn, rng, shape)
 
 
-def _fill_attention(spec: Any, widths: tuple[int, ...], rng: np.random.Generator) -> None:
-    """Projections of `widths` x HIDDEN_DIM outputs each (query, key and value may be fused)."""
-    _fill_norm(spec.layer_norm)
+def _fill_attention(
+    spec: Any, widths: tuple[int, ...], rng: np.random.Generator, shape: Shape
+) -> None:
+    """Projections of `widths` x hidden_dim outputs each (query, key and value may be fused)."""
+    _fill_norm(spec.layer_norm, shape.hidden_dim)
     for linear, width in zip(spec.linear, widths, strict=True):
-        _fill_linear(linear, width * HIDDEN_DIM, HIDDEN_DIM, rng)
+        _fill_linear(linear, width * shape.hidden_dim, shape.hidden_dim, rng)
 
 
-def _fill_ffn(spec: Any, rng: np.random.Generator) -> None:
-    _fill_norm(spec.layer_norm)
-    _fill_linear(spec.linear_0, FFN_DIM, HIDDEN_DIM, rng)
-    _fill_linear(spec.linear_1, HIDDEN_DIM, FFN_DIM, rng)
+def _fill_ffn(spec: Any, rng: np.random.Generator, shape: Shape) -> None:
+    _fill_norm(spec.layer_norm, shape.hidden_dim)
+    _fill_linear(spec.linear_0, shape.ffn_dim, shape.hidden_dim, rng)
+    _fill_linear(spec.linear_1, shape.hidden_dim, shape.ffn_dim, rng)
 
 
 def _fill_linear(spec: Any, rows: int, columns: int, rng: np.random.Generator) -> None:
@@ -189,9 +208,9 @@ def _fill_linear(spec: Any, rows: int, columns: int, rng: np.random.Generator) -
     spec.bias = np.zeros(rows, np.float32)
 
 
-def _fill_norm(spec: Any) -> None:
-    spec.gamma = np.ones(HIDDEN_DIM, np.float32)
-    spec.beta = np.zeros(HIDDEN_DIM, np.float32)
+def _fill_norm(spec: Any, width: int) -> None:
+    spec.gamma = np.ones(width, np.float32)
+    spec.beta = np.zeros(width, np.float32)
 
 
 def _normal(rng: np.random.Generator, *shape: int, scale: float = 0.03) -> Array:

@@ -104,7 +104,9 @@ class TranscriptionEngine:
         """Transcribe `task.input_path` into transcript.json and the asked-for formats.
 
         Raises EngineFault NOT_LOADED, MODEL_MISSING or MODEL_CORRUPT (an aligner), InvalidInput
-        LANGUAGE_UNKNOWN, AUDIO_UNREADABLE or AUDIO_NOT_FINITE.
+        LANGUAGE_UNKNOWN, TASK_UNKNOWN, BEAM_TOO_WIDE, AUDIO_UNREADABLE or AUDIO_NOT_FINITE.
+
+        Goes on after the last batch of text that an earlier attempt left in `task.resume_dir`.
         """
         if self._loaded is None:
             raise EngineFault("NOT_LOADED", "no option of the transcription model is loaded")
@@ -159,7 +161,15 @@ class TranscriptionEngine:
         if chosen.diarizer:
             diarizer = speakers.load_diarizer(chosen.diarizer, device)
             on_progress(2, steps)
-        return Loaded(pipeline, diarizer, chosen, choice.batch_size, device, self._punkt_dir)
+        return Loaded(
+            pipeline,
+            diarizer,
+            chosen,
+            choice.compute_type,
+            choice.batch_size,
+            device,
+            self._punkt_dir,
+        )
 
     def _load_pipeline(self, choice: Choice) -> Any:
         """WhisperX's pipeline of Whisper and speech detection."""

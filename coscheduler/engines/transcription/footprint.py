@@ -1,8 +1,10 @@
 """Predicted device bytes and times of transcription, from shapes alone.
 
 A run goes through phases that give their memory back: detecting speech, text, word times, speakers.
-Each has the recording (float32, 16 kHz) beside it. Loading counts as one more phase: on the CPU the
-weights are read as they are stored and then converted. Sources of the formulas:
+The recording lies in a mapped file, which is none of the device's memory. Loading counts as one
+more phase: on the CPU the weights are read as they are stored and then converted.
+
+Sources of the formulas:
 
     text, encoder   attention scores of a whole batch are one tensor, heads x T x T per window; with
                     it live the stream, the fused projection and its three parts: 7 x T x d
@@ -20,7 +22,6 @@ from coscheduler.engines.transcription.checkpoint import AlignerModel, WhisperMo
 MIB = 1024 * 1024
 WINDOW_SECONDS = 30
 SAMPLE_RATE_HZ = 16_000
-RECORDING_BYTES_PER_SECOND = 4 * SAMPLE_RATE_HZ
 TEXT_TOKENS_MAX = 224  # half of the text positions: the other half is kept for a prompt
 
 VAD_WEIGHT_BYTES = 6 * MIB  # of the model that whisperx brings
@@ -87,7 +88,7 @@ def window_count(duration_ms: int, batch_size: int) -> int:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run takes place. On a card the recording and the C heap are not its memory."""
+    """Where a run takes place. On a card the C heap is not its memory."""
 
     device: str
     seconds_max: int  # the longest recording that is accepted
@@ -96,13 +97,6 @@ class Place:
     def heap_bytes(self) -> int:
         """What the C heap holds beside the tensors."""
         return HEAP_BYTES if self.device == "cpu" else 0
-
-    def recording(self, phase: str) -> list[RunLine]:
-        """The recording, which is there in every phase."""
-        if self.device != "cpu":
-            return []
-        per_second = RECORDING_BYTES_PER_SECOND
-        return [RunLine(Line.HIDDEN_STATE, 0, per_second, self.seconds_max, phase=phase)]
 
 
 def run_lines(
@@ -133,7 +127,6 @@ def _speech_phase(place: Place) -> list[RunLine]:
     workspace = VAD_WORKSPACE_BYTES[place.device] + place.heap_bytes
     per_second = VAD_BYTES_PER_SECOND if place.device == "cpu" else 0
     return [
-        *place.recording("speech"),
         RunLine(Line.WORKSPACE, workspace, per_second, place.seconds_max, phase="speech"),
     ]
 
@@ -146,7 +139,6 @@ def _text_phase(
     decoder = 4 * model.audio_position_count * model.hidden_dim * activation_bytes(compute_type)
     spectra = 2 * 4 * model.mel_count * 2 * model.audio_position_count  # float32, and a copy
     return [
-        *place.recording("text"),
         _per_window(Line.KV_CACHE, 0, cache, batch_size),
         _per_window(Line.WORKSPACE, place.heap_bytes, max(encoder, decoder) + spectra, batch_size),
     ]
@@ -170,7 +162,6 @@ def _words_phase(aligner: AlignerModel, place: Place) -> list[RunLine]:
     per_second = halves * 4 * frame_hz * aligner.conv_dims[0] // 2
     phase = f"words/{aligner.name}"
     return [
-        *place.recording(phase),
         RunLine(Line.WEIGHTS, aligner.parameter_bytes, phase=phase),
         RunLine(Line.WORKSPACE, place.heap_bytes, per_second, WINDOW_SECONDS, phase=phase),
     ]
@@ -180,7 +171,6 @@ def _speakers_phase(place: Place) -> list[RunLine]:
     workspace = DIARIZER_WORKSPACE_BYTES[place.device] + place.heap_bytes
     per_second = DIARIZER_BYTES_PER_SECOND if place.device == "cpu" else 0
     return [
-        *place.recording("speakers"),
         RunLine(Line.WORKSPACE, workspace, per_second, place.seconds_max, phase="speakers"),
     ]
 

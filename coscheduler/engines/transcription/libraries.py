@@ -30,6 +30,8 @@ _ENVIRONMENT = {
 _MODULES = (
     "ctranslate2",
     "faster_whisper.tokenizer",
+    "faster_whisper.vad",
+    "onnxruntime",
     "whisperx.asr",
     "whisperx.alignment",
     "whisperx.diarize",

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +30,64 @@ def load_diarizer(folder: Path, device: str) -> Any:
     batch_size = BATCH_SIZE[device.partition(":")[0]]
     diarizer.model.embedding_batch_size = batch_size
     diarizer.model.segmentation_batch_size = batch_size
+    if batch_size > 1:
+        diarizer.model._embedding = Padded(diarizer.model._embedding, batch_size)
     return diarizer
 
 
-def diarize(
-    diarizer: Any, samples: NDArray[np.float32], speakers_min: int, speakers_max: int
-) -> Generator[tuple[int, int], None, Any]:
-    """Turns of the speakers in `samples` (float32 [N], 16 kHz), as WhisperX's data frame.
+class Padded:
+    """A speaker embedding whose batches all have one size.
 
-    Yields (percent, 100). 0 for a number of speakers means that it is not known.
+    For the last batch of a recording, which is smaller, cuDNN may choose an algorithm with several
+    times the workspace. So the last row is repeated, and what comes of it is dropped.
+    """
+
+    def __init__(self, embedding: Any, batch_size: int) -> None:
+        self._embedding = embedding
+        self._batch_size = batch_size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._embedding, name)
+
+    def __call__(self, waveforms: Any, masks: Any = None) -> Any:
+        """`waveforms` [n, channels, samples] and `masks` [n, frames], torch; gives [n, dim]."""
+        count = len(waveforms)
+        full = None if masks is None else self._filled(masks)
+        return self._embedding(self._filled(waveforms), masks=full)[:count]
+
+    def _filled(self, rows: Any) -> Any:
+        missing = max(0, self._batch_size - len(rows))
+        return module("torch").cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How many speakers there are; 0 means that it is not known."""
+
+    count: int = 0
+    count_min: int = 0
+    count_max: int = 0
+
+
+def diarize(
+    diarizer: Any, samples: NDArray[np.float32], expected: Expected
+) -> Generator[tuple[int, int], None, tuple[Any, dict[str, list[float]] | None]]:
+    """Turns of the speakers in `samples` (float32 [N], 16 kHz), as WhisperX's data frame, and a
+    vector for each speaker's voice. Yields (percent, 100).
     """
 
     def run(on_percent: _OnPercent) -> Any:
         return diarizer(
             samples,
-            min_speakers=speakers_min or None,
-            max_speakers=speakers_max or None,
+            num_speakers=expected.count or None,
+            min_speakers=expected.count_min or None,
+            max_speakers=expected.count_max or None,
+            return_embeddings=True,
             progress_callback=on_percent,
         )
 
-    return (yield from stepwise(run))
+    found: tuple[Any, dict[str, list[float]] | None] = yield from stepwise(run)
+    return found
 
 
 class _Stopped(BaseException):

@@ -47,6 +47,11 @@ def chunks(
     merged = vad.merge_chunks(
         scores, thresholds.chunk_seconds, onset=thresholds.onset, offset=thresholds.offset
     )
+    return joined(merged)
+
+
+def joined(merged: list[dict[str, Any]]) -> list[Chunk]:
+    """WhisperX's merged segments as chunks."""
     return [
         Chunk(entry["start"], entry["end"], sum(end - start for start, end in entry["segments"]))
         for entry in merged

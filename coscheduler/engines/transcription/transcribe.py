@@ -4,32 +4,44 @@ The pipeline's own `transcribe` keeps state between calls (tokenizer, options) a
 parts are called one by one here, a batch of chunks at a time, and nothing is left in it.
 """
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from coscheduler import audio
 from coscheduler.config import TranscriptionSettings
 from coscheduler.engines import hub
 from coscheduler.engines.base import Slice, StageResult, Task
 from coscheduler.engines.streaming import heap
-from coscheduler.engines.transcription import footprint, speakers, speech, words, writers
+from coscheduler.engines.transcription import (
+    decoding,
+    footprint,
+    silero,
+    speakers,
+    speech,
+    words,
+    writers,
+)
+from coscheduler.engines.transcription.kept import Kept, Progress
 from coscheduler.engines.transcription.libraries import module
+from coscheduler.engines.transcription.samples import Samples, Spool
 from coscheduler.engines.transcription.speech import SAMPLE_RATE_HZ, Chunk
-from coscheduler.errors import InvalidInput
 from coscheduler.stages import TranscribeParameters
 
 T = TypeVar("T")
-Samples = NDArray[np.float32]
 Transcript = list[dict[str, Any]]
 
 SHARES = 1000  # progress is counted in these, each phase from one bound to the next
 _READ_SHARES, _SPEECH_SHARES, _TEXT_SHARES, _WORDS_SHARES = 50, 200, 700, 900
 _READ_SLICE_SAMPLES = 60 * SAMPLE_RATE_HZ
+# What decides the text of a chunk, and which chunks there are.
+_DECIDING = {
+    "language", "task", "beam_size", "patience", "length_penalty", "suppress_tokens",
+    "suppress_numerals", "initial_prompt", "hotwords", "vad_method", "vad_onset", "vad_offset",
+    "chunk_ms",
+}  # fmt: skip
+_LAYOUT = {"max_line_width", "max_line_count", "highlight_words"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,7 @@ class Loaded:
     pipeline: Any  # whisperx.asr.FasterWhisperPipeline
     diarizer: Any | None  # whisperx.diarize.DiarizationPipeline
     settings: TranscriptionSettings
+    compute_type: str
     batch_size: int
     device: str
     punkt_dir: Path
@@ -56,53 +69,71 @@ class Transcription:
     ) -> None:
         self._loaded = loaded
         self._task = task
-        self._parameters = parameters
+        self._wanted = parameters
         self._give_back = give_back
         self._notes: list[str] = []
 
     def slices(self) -> Generator[Slice, None, StageResult]:
         """Run all phases. Raises InvalidInput or EngineFault; see `TranscriptionEngine.slices`."""
-        self._check_language()
+        settings = self._loaded.settings
+        decoding.check(
+            self._loaded.pipeline.model, hub.title(settings.model), settings.beam_size, self._wanted
+        )
         samples = yield from self._read()
-        chunks = yield from self._detect(samples)
-        if not chunks:
+        kept = Kept(self._task.resume_dir, self._identity())
+        progress = kept.read() or (yield from self._begin(samples))
+        if not progress.chunks:
             self._notes.append("no speech was found")
-            return self._finish({"segments": [], "language": self._parameters.language}, chunks)
+            return self._finish({"segments": [], "language": progress.language}, progress)
         self._give_back()
-        language = self._language(samples)
-        segments = yield from self._text(samples, chunks, language)
-        result = yield from self._words(samples, segments, language)
+        segments = yield from self._text(samples, progress, kept)
+        result = yield from self._words(samples, segments, progress.language)
         yield from self._speakers(samples, result)
-        return self._finish(result, chunks)
+        return self._finish(result, progress)
 
-    def _check_language(self) -> None:
-        wanted, whisper = self._parameters.language, self._loaded.pipeline.model
-        if whisper.model.is_multilingual:
-            known = not wanted or whisper.hf_tokenizer.token_to_id(f"<|{wanted}|>") is not None
-        else:
-            known = wanted in ("", "en")
-        if not known:
-            raise InvalidInput(
-                "LANGUAGE_UNKNOWN", f"the model does not know the language {wanted!r}",
-                language=wanted, model=hub.title(self._loaded.settings.model),
-            )  # fmt: skip
+    def _identity(self) -> dict[str, Any]:
+        """Everything that decides the text beside the recording."""
+        settings = self._loaded.settings
+        weights = (settings.model / "model.bin").stat()
+        return {
+            "model": [str(settings.model), weights.st_size, weights.st_mtime_ns],
+            "compute_type": self._loaded.compute_type,
+            "beam_size": settings.beam_size,
+            "speech": [settings.vad_method, settings.vad_onset, settings.vad_offset],
+            "chunk_ms": settings.chunk_ms,
+            "parameters": self._wanted.model_dump(mode="json", include=_DECIDING),
+        }
+
+    def _begin(self, samples: Samples) -> Generator[Slice, None, Progress]:
+        """Where the speech is and in which language."""
+        chunks = yield from self._detect(samples)
+        self._give_back()
+        language = self._language(samples) if chunks else self._wanted.language
+        return Progress(tuple(chunks), language)
 
     def _read(self) -> Generator[Slice, None, Samples]:
         """The recording, float32 [N] at 16 kHz."""
         expected = max(1, self._task.duration_ms * SAMPLE_RATE_HZ // 1000)
-        gathered, next_slice = audio.Gathered(), _READ_SLICE_SAMPLES
+        spool, next_slice = Spool(self._task.output_dir), _READ_SLICE_SAMPLES
         for block in audio.mono_blocks(self._task.input_path, SAMPLE_RATE_HZ):
-            gathered.add(block)
-            if gathered.count >= next_slice:
+            spool.add(block)
+            if spool.count >= next_slice:
                 next_slice += _READ_SLICE_SAMPLES
-                yield _slice(0, _READ_SHARES, gathered.count, expected, "reading")
-        return gathered.samples()
+                yield _slice(0, _READ_SHARES, spool.count, expected, "reading")
+        return spool.samples()
 
     def _detect(self, samples: Samples) -> Generator[Slice, None, list[Chunk]]:
-        chosen = self._loaded.settings
-        seconds = min(chosen.chunk_ms / 1000, float(footprint.WINDOW_SECONDS))
-        thresholds = speech.Thresholds(chosen.vad_onset, chosen.vad_offset, seconds)
-        steps = speech.chunks(self._loaded.pipeline.vad_model, samples, thresholds)
+        wanted, settings = self._wanted, self._loaded.settings
+        chunk_ms = wanted.chunk_ms or settings.chunk_ms
+        thresholds = speech.Thresholds(
+            onset=wanted.vad_onset or settings.vad_onset,
+            offset=wanted.vad_offset or settings.vad_offset,
+            chunk_seconds=min(chunk_ms / 1000, float(footprint.WINDOW_SECONDS)),
+        )
+        if (wanted.vad_method or settings.vad_method) == "silero":
+            steps = silero.chunks(samples, thresholds)
+        else:
+            steps = speech.chunks(self._loaded.pipeline.vad_model, samples, thresholds)
         return (yield from _relayed(steps, _READ_SHARES, _SPEECH_SHARES, "detecting speech"))
 
     def _language(self, samples: Samples) -> str:
@@ -110,8 +141,8 @@ class Transcription:
         whisper = self._loaded.pipeline.model
         if not whisper.model.is_multilingual:
             return "en"
-        if self._parameters.language:
-            return self._parameters.language
+        if self._wanted.language:
+            return self._wanted.language
         window = samples[: footprint.WINDOW_SECONDS * SAMPLE_RATE_HZ]
         found = whisper.model.detect_language(whisper.encode(self._spectra([window])))
         token: str = found[0][0][0]
@@ -127,28 +158,25 @@ class Transcription:
         return stacked
 
     def _text(
-        self, samples: Samples, chunks: list[Chunk], language: str
+        self, samples: Samples, progress: Progress, kept: Kept
     ) -> Generator[Slice, None, Transcript]:
-        whisper = self._loaded.pipeline.model
-        tokenizer = module("faster_whisper.tokenizer").Tokenizer(
-            whisper.hf_tokenizer,
-            whisper.model.is_multilingual,
-            task="transcribe",
-            language=language,
-        )
+        """Text of every chunk, as WhisperX's segments; those of `progress` are there already."""
+        tokens = decoding.tokenizer(self._loaded.pipeline.model, progress.language, self._wanted)
         batch_size = footprint.window_count(self._task.duration_ms, self._loaded.batch_size)
-        segments: Transcript = []
-        for first in range(0, len(chunks), batch_size):
-            batch = chunks[first : first + batch_size]
-            segments += self._batch(samples, batch, tokenizer)
+        batch_size = min(batch_size, self._wanted.batch_size_max or batch_size)
+        chunks, segments = progress.chunks, list(progress.segments)
+        for first in range(len(segments), len(chunks), batch_size):
+            segments += self._batch(samples, chunks[first : first + batch_size], tokens)
+            kept.write(replace(progress, segments=tuple(segments)))
             yield _slice(_SPEECH_SHARES, _TEXT_SHARES, len(segments), len(chunks), "transcribing")
         return segments
 
-    def _batch(self, samples: Samples, chunks: list[Chunk], tokenizer: Any) -> Transcript:
+    def _batch(self, samples: Samples, chunks: Sequence[Chunk], tokens: Any) -> Transcript:
         """Text of some chunks at once, as WhisperX's segments."""
         pipeline = self._loaded.pipeline
+        options = decoding.options(pipeline, tokens, self._wanted, self._loaded.settings.beam_size)
         spectra = self._spectra([_cut(samples, chunk) for chunk in chunks])
-        said = pipeline.model.generate_segment_batched(spectra, tokenizer, pipeline.options)
+        said = pipeline.model.generate_segment_batched(spectra, tokens, options)
         return [
             {
                 "text": text,
@@ -166,42 +194,47 @@ class Transcription:
     ) -> Generator[Slice, None, dict[str, Any]]:
         """The result in WhisperX's sense, with word times where there is an aligner."""
         folder = self._loaded.settings.aligners.get(language)
-        if not self._parameters.align or folder is None:
-            if self._parameters.align:
+        if not self._wanted.times_words or folder is None:
+            if self._wanted.times_words:
                 self._notes.append(
                     f"no aligner is configured for language {language}: no word times"
                 )
             return {"segments": segments, "language": language}
         self._give_back()
         aligner = words.load_aligner(language, folder, self._loaded.device, self._loaded.punkt_dir)
+        method, characters = self._wanted.interpolate_method, self._wanted.char_alignments
         aligned: Transcript = []
         for done, segment in enumerate(segments, start=1):
-            aligned += aligner.align(segment, samples)
+            aligned += aligner.align(segment, samples, method, characters)
             yield _slice(_TEXT_SHARES, _WORDS_SHARES, done, len(segments), "aligning")
         all_words = [word for segment in aligned for word in segment["words"]]
         return {"segments": aligned, "word_segments": all_words, "language": language}
 
     def _speakers(self, samples: Samples, result: dict[str, Any]) -> Generator[Slice, None, None]:
-        wanted = self._parameters
+        wanted = self._wanted
         if not wanted.diarize:
             return
         if self._loaded.diarizer is None:
-            if wanted.speakers_min or wanted.speakers_max:
+            if wanted.speakers or wanted.speakers_min or wanted.speakers_max:
                 self._notes.append("no diarization model is configured: no speakers")
             return
         self._give_back()
-        steps = speakers.diarize(
-            self._loaded.diarizer, samples, wanted.speakers_min, wanted.speakers_max
+        expected = speakers.Expected(wanted.speakers, wanted.speakers_min, wanted.speakers_max)
+        steps = speakers.diarize(self._loaded.diarizer, samples, expected)
+        turns, embeddings = yield from _relayed(steps, _WORDS_SHARES, SHARES, "speakers")
+        module("whisperx.diarize").assign_word_speakers(
+            turns, result, embeddings if wanted.speaker_embeddings else None
         )
-        turns = yield from _relayed(steps, _WORDS_SHARES, SHARES, "speakers")
-        module("whisperx.diarize").assign_word_speakers(turns, result)
 
-    def _finish(self, result: dict[str, Any], chunks: list[Chunk]) -> StageResult:
-        files = writers.write(self._task.output_dir, result, self._parameters.formats)
+    def _finish(self, result: dict[str, Any], progress: Progress) -> StageResult:
+        wanted = self._wanted
+        layout = wanted.model_dump(include=_LAYOUT)
+        files = writers.write(self._task.output_dir, result, wanted.formats, layout)
         numbers = {
             "segment_count": len(result["segments"]),
             "word_count": sum(_word_count(segment) for segment in result["segments"]),
-            "speech_ms": round(1000 * sum(chunk.speech_seconds for chunk in chunks)),
+            "speech_ms": round(1000 * sum(chunk.speech_seconds for chunk in progress.chunks)),
+            "resumed_segment_count": len(progress.segments),
         }
         return StageResult(files, tuple(self._notes), numbers)
 

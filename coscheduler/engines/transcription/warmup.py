@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from coscheduler.demo import tiny_aligner, tiny_whisper
-from coscheduler.engines.transcription import words
+from coscheduler.engines.transcription import silero, speech, words
 from coscheduler.engines.transcription.libraries import module
 from coscheduler.engines.transcription.speech import SAMPLE_RATE_HZ
 
@@ -33,6 +33,8 @@ def _speech(device: str, samples: words.Samples) -> None:
     inference = vad.vad_pipeline._segmentation
     size = inference.model.audio.get_num_samples(inference.duration)
     inference.infer(torch.from_numpy(samples[: 2 * size]).view(2, 1, size))
+    for _ in silero.chunks(samples, speech.Thresholds(0.5, 0.5, 30.0)):  # it stays, 1 MB
+        pass
 
 
 def _text(folder: Path, device: str, thread_count: int, samples: words.Samples) -> None:

@@ -25,13 +25,25 @@ class Aligner:
     metadata: Mapping[str, Any]
     device: str
 
-    def align(self, segment: dict[str, Any], samples: Samples) -> list[dict[str, Any]]:
+    def align(
+        self,
+        segment: dict[str, Any],
+        samples: Samples,
+        interpolate_method: str = "nearest",
+        char_alignments: bool = False,
+    ) -> list[dict[str, Any]]:
         """Split one segment of text into sentences with the times of their words.
 
         `samples` is the whole recording, float32 [N] at 16 kHz.
         """
         aligned = module("whisperx.alignment").align(
-            [segment], self.model, self.metadata, samples, self.device
+            [segment],
+            self.model,
+            self.metadata,
+            samples,
+            self.device,
+            interpolate_method=interpolate_method,
+            return_char_alignments=char_alignments,
         )
         found: list[dict[str, Any]] = aligned["segments"]
         return found

@@ -1,6 +1,6 @@
 """The transcript as files, by WhisperX's own writers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,38 @@ _MEDIA_TYPES = {
     "vtt": "text/vtt",
     "txt": "text/plain",
     "tsv": "text/tab-separated-values",
+    "aud": "text/plain",
 }
-_LAYOUT = {"max_line_width": None, "max_line_count": None, "highlight_words": False}
+PLAIN: Mapping[str, Any] = {
+    "max_line_width": None,
+    "max_line_count": None,
+    "highlight_words": False,
+}
 
 
-def write(folder: Path, result: dict[str, Any], formats: Iterable[str]) -> tuple[OutputFile, ...]:
+def write(
+    folder: Path,
+    result: dict[str, Any],
+    formats: Iterable[str],
+    layout: Mapping[str, Any] = PLAIN,
+) -> tuple[OutputFile, ...]:
     """Write transcript.json and the other `formats` into `folder`; the json is always written.
 
     `result` is a result in WhisperX's sense: "segments", "language", "word_segments" if aligned.
+    `layout` has the lines of the subtitles, as PLAIN.
     """
     chosen = ["json", *(name for name in formats if name != "json")]
-    return tuple(_write(folder, result, name) for name in dict.fromkeys(chosen))
+    return tuple(_write(folder, result, name, layout) for name in dict.fromkeys(chosen))
 
 
-def _write(folder: Path, result: dict[str, Any], kind: str) -> OutputFile:
+def _write(
+    folder: Path, result: dict[str, Any], kind: str, layout: Mapping[str, Any]
+) -> OutputFile:
     filename = f"transcript.{kind}"
     writer = module("whisperx.utils").get_writer(kind, str(folder))
     shown = _with_words(result) if kind in ("srt", "vtt") else result
     with (folder / filename).open("w", encoding="utf-8") as file:
-        writer.write_result(shown, file=file, options=_LAYOUT)
+        writer.write_result(shown, file=file, options=layout)
     return OutputFile("transcript" if kind == "json" else kind, filename, _MEDIA_TYPES[kind])
 
 

@@ -139,9 +139,10 @@ def _transcribe_to_wire(values: Mapping[str, Any]) -> job_pb2.TranscribeParamete
 
 def _transcribe_from_wire(message: job_pb2.TranscribeParameters) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(message, field) for name, field in _PLAIN.items()}
-    for name, field in _OPTIONAL.items():
-        if message.HasField(field):
-            values[name] = getattr(message, field)
+    present = {entry.name for entry, _ in message.ListFields()}
+    values |= {
+        name: getattr(message, field) for name, field in _OPTIONAL.items() if field in present
+    }
     if message.formats:
         values["formats"] = [FORMAT.from_wire(entry) for entry in message.formats]
     if message.suppress_tokens:

@@ -125,15 +125,20 @@ class Child:
         return answer
 
     def run(
-        self, recording: Path, parameters: Mapping[str, Any] | None = None, cancel_after: int = 0
+        self,
+        recording: Path,
+        parameters: Mapping[str, Any] | None = None,
+        cancel_after: int = 0,
+        resume_dir: Path | None = None,
     ) -> Ran:
         self.run_count += 1
         folder = self.scratch / f"run{self.run_count}"
         folder.mkdir()
         duration_ms = audio.probe(recording, 0, 3_600_000).duration_ms
         task = Task(
-            "jobs/1", StageKind.TRANSCRIBE, parameters or {}, recording, folder, duration_ms
-        )
+            "jobs/1", StageKind.TRANSCRIBE, parameters or {}, recording, folder, duration_ms,
+            resume_dir,
+        )  # fmt: skip
         peaks = [self.grown_bytes()]
         ended = threading.Event()
 

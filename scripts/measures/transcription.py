@@ -1,0 +1,282 @@
+"""The transcription engine against bare whisperx and bare faster-whisper, in turns.
+
+The same model, threads, batch size and recording in a process each. Word times are left out: bare
+faster-whisper has no aligner. Whisper has random weights unless --model names a folder: times
+depend on its shape and on the length of its text alone. Also: the memory that is predicted for the
+shapes of tiny, base and small beside the peak of a run.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from coscheduler import audio, config
+from coscheduler.core.model import StageKind, total_bytes
+from coscheduler.demo import tiny_whisper
+from coscheduler.engines.base import Task
+from coscheduler.engines.peak import PeakSampler
+from coscheduler.engines.transcription.engine import TranscriptionEngine
+from coscheduler.procfs import anonymous_bytes
+from measures._ratios import Ratio, ratio
+
+MIB = 2**20
+MEETING = Path(audio.__file__).parent / "demo" / "meeting.flac"
+SHAPES = {
+    "tiny": tiny_whisper.Shape(384, 1536, 6, 4, 4),
+    "base": tiny_whisper.Shape(512, 2048, 8, 6, 6),
+    "small": tiny_whisper.Shape(768, 3072, 12, 12, 12),
+}
+WAYS = ("ours", "whisperx", "faster-whisper")
+
+
+def main(arguments: list[str]) -> int:
+    """Return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/measure transcription", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--model", type=Path, help="a CTranslate2 Whisper (default: random)")
+    parser.add_argument("--shape", choices=SHAPES, default="tiny", help="of random weights")
+    parser.add_argument("--audio", type=Path, default=MEETING)
+    parser.add_argument("--rounds", type=int, default=7, help="at least 7")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--memory", nargs="*", choices=SHAPES, metavar="SHAPE",
+                        help="only memory, of these shapes")  # fmt: skip
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--worker", choices=[*WAYS, "memory"], help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    if chosen.worker:
+        serve(chosen)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        if chosen.memory is not None:
+            found = {name: memory(chosen, Path(folder), name) for name in chosen.memory or SHAPES}
+        else:
+            found = speed(chosen, Path(folder))
+    if chosen.json:
+        print(json.dumps(found))
+    elif chosen.memory is not None:
+        show_memory(found)
+    else:
+        show_speed(found)
+    return 0
+
+
+# -- three ways, in turns
+
+
+def speed(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Rounds of the three workers, beginning with another one each time."""
+    if chosen.model is None:
+        chosen.model = folder / "model"
+        tiny_whisper.write(chosen.model, shape=SHAPES[chosen.shape])
+    rows: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    with ExitStack() as stack:
+        workers = {way: stack.enter_context(worker(way, chosen)) for way in WAYS}
+        for way in WAYS:
+            ask(workers[way])  # warm
+        for number in range(chosen.rounds):
+            for index in range(len(WAYS)):
+                way = WAYS[(number + index) % len(WAYS)]
+                rows[way].append(ask(workers[way]))
+    fields = ("wall_s", "cpu_s")
+    taken = {way: {name: [row[name] for row in rows[way]] for name in fields} for way in WAYS}
+    seconds = audio.probe(chosen.audio, 0, 12 * 3_600_000).duration_ms / 1000
+    return {
+        "audio_s": seconds,
+        "medians": {
+            way: {name: statistics.median(values) for name, values in taken[way].items()}
+            for way in WAYS
+        },
+        "ratios": {
+            way: {name: vars(ratio(taken["ours"][name], taken[way][name])) for name in fields}
+            for way in WAYS[1:]
+        },
+    }
+
+
+@contextmanager
+def worker(way: str, chosen: argparse.Namespace) -> Iterator["subprocess.Popen[str]"]:
+    """A process that has loaded the model in one of the ways."""
+    options = ["--threads", chosen.threads, "--batch-size", chosen.batch_size]
+    files = ["--model", chosen.model, "--audio", chosen.audio, "--worker", way]
+    command = [sys.executable, sys.argv[0], "transcription", *map(str, options + files)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        process.stdout.close()
+        process.wait()
+
+
+def ask(process: "subprocess.Popen[str]") -> dict[str, float]:
+    """One round of a worker."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    row: dict[str, float] = json.loads(process.stdout.readline())
+    return row
+
+
+def serve(chosen: argparse.Namespace) -> None:
+    """The worker's side: a round for each line of standard input."""
+    if chosen.worker == "memory":
+        print(json.dumps(peaks(chosen)), flush=True)
+        return
+    run = {"ours": ours, "whisperx": whisperx, "faster-whisper": faster_whisper}[chosen.worker]
+    once = run(chosen)
+    for _ in sys.stdin:
+        start, cpu_start = time.perf_counter(), time.process_time()
+        once()
+        row = {
+            "wall_s": time.perf_counter() - start,
+            "cpu_s": time.process_time() - cpu_start,
+        }
+        print(json.dumps(row), flush=True)
+
+
+def ours(chosen: argparse.Namespace) -> Callable[[], None]:
+    """The engine, from the file to the files."""
+    engine = started(chosen, "float32")
+    engine.load(engine.describe().options[0], lambda done, total: None)
+
+    def once() -> None:
+        transcribe(engine, chosen.audio)
+
+    return once
+
+
+def whisperx(chosen: argparse.Namespace) -> Callable[[], None]:
+    """WhisperX as its users use it; the recording is read by the same decoder."""
+    import whisperx as package
+
+    pipeline = package.load_model(
+        str(chosen.model), "cpu", compute_type="float32", threads=chosen.threads
+    )
+
+    def once() -> None:
+        pipeline.transcribe(audio.read_mono(chosen.audio, 16_000), batch_size=chosen.batch_size)
+
+    return once
+
+
+def faster_whisper(chosen: argparse.Namespace) -> Callable[[], None]:
+    """faster-whisper in batches, with its own speech detection."""
+    import faster_whisper as package
+
+    model = package.WhisperModel(
+        str(chosen.model), device="cpu", compute_type="float32", cpu_threads=chosen.threads
+    )
+    pipeline = package.BatchedInferencePipeline(model)
+
+    def once() -> None:
+        samples = audio.read_mono(chosen.audio, 16_000)
+        segments, _ = pipeline.transcribe(samples, batch_size=chosen.batch_size)
+        for _ in segments:
+            pass
+
+    return once
+
+
+# -- the engine
+
+
+def started(chosen: argparse.Namespace, compute_type: str) -> TranscriptionEngine:
+    """A started engine."""
+    settings = config.parse(
+        {
+            "device": {"threads": chosen.threads},
+            "store": {"data_dir": tempfile.gettempdir()},
+            "transcription": {
+                "model": str(chosen.model),
+                "compute_types": [compute_type],
+                "batch_sizes": [chosen.batch_size],
+            },
+        },
+        base_dir=Path.cwd(),
+    )
+    engine = TranscriptionEngine(settings)
+    engine.start()
+    return engine
+
+
+def transcribe(engine: TranscriptionEngine, recording: Path) -> None:
+    """One recording, without word times."""
+    duration_ms = audio.probe(recording, 0, 12 * 3_600_000).duration_ms
+    with tempfile.TemporaryDirectory() as folder:
+        parameters = {"align": False, "diarize": False}
+        kind = StageKind.TRANSCRIBE
+        task = Task("jobs/m", kind, parameters, recording, Path(folder), duration_ms)
+        for _ in engine.slices(task):
+            pass
+
+
+# -- memory
+
+
+def memory(chosen: argparse.Namespace, folder: Path, shape: str) -> dict[str, Any]:
+    """Predicted and measured bytes of a random Whisper of this shape, in a process of its own."""
+    chosen.model = folder / shape
+    tiny_whisper.write(chosen.model, shape=SHAPES[shape])
+    with worker("memory", chosen) as process:
+        assert process.stdout is not None
+        found: dict[str, Any] = json.loads(process.stdout.readline())
+    return found
+
+
+def peaks(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Bytes of both compute types: resident and at the peak of a run."""
+    duration_ms = audio.probe(chosen.audio, 0, 12 * 3_600_000).duration_ms
+    found = {}
+    for compute_type in ("float32", "int8"):
+        engine = started(chosen, compute_type)
+        (option,) = engine.describe().options
+        base = anonymous_bytes("self")
+        engine.load(option, lambda done, total: None)
+        held = anonymous_bytes("self") - base
+        with PeakSampler() as sampler:
+            transcribe(engine, chosen.audio)
+        found[compute_type] = {
+            "resident": [total_bytes(option.resident), held],
+            "peak": [option.peak_bytes(duration_ms), sampler.highest_bytes() - base],
+        }
+        engine.unload()
+    return found
+
+
+# -- for people
+
+
+def show_speed(found: dict[str, Any]) -> None:
+    """A line for each way."""
+    seconds = found["audio_s"]
+    for way, medians in found["medians"].items():
+        rate = seconds / medians["wall_s"]
+        line = f"{way}: {medians['wall_s']:.2f} s ({rate:.1f} x real time), "
+        line += f"{medians['cpu_s']:.2f} s of the processor"
+        for name, value in found["ratios"].get(way, {}).items():
+            line += f"; ours / {way}, {name}: {Ratio(**value)}"
+        print(line)
+
+
+def show_memory(found: dict[str, Any]) -> None:
+    """A line for each number."""
+    for shape, types in found.items():
+        for compute_type, rows in types.items():
+            for what, (predicted, measured) in rows.items():
+                print(
+                    f"{shape}, {compute_type}, {what}: predicted {predicted / MIB:.1f} MiB, "
+                    f"measured {measured / MIB:.1f} MiB"
+                )
