@@ -111,6 +111,8 @@ class SchedulingSettings(_Section):
     )
     oom_steps_max: NonNegative = 4  # times a stage may run out of memory and try a smaller option
     oom_memory_ms: Positive = 600_000  # what ran out of memory is taken to need more for so long
+    chats_max: Positive = 64  # requests of conversations that wait or are being answered
+    chat_join_ms: NonNegative = 10_000  # after its begin a run of conversations takes more so long
     peak_tolerance: ByteSize = ByteSize(16 * MIB)  # measured above predicted: more is learned
     capacity_grow_ms: NonNegative = 5_000  # memory that others gave back must stay free for so long
     release_ms_max: Positive = 5_000
@@ -167,7 +169,13 @@ class TranscriptionSettings(_Section):
 
 
 class AnalysisSettings(_Section):
-    """llama.cpp: a GGUF file and the cap on its KV cache."""
+    """llama.cpp: a GGUF file and the cap on its KV cache.
+
+    Up to `sequences_max` texts share the context: conversations, and the pieces of a long
+    transcript, which take `piece_tokens_max` each, or more where the context has room for all. What
+    it held of conversations and of the beginnings of templates is kept in `session_dir`, up to
+    `session_bytes_max` (0: nothing), until the daemon ends.
+    """
 
     model: GgufPath
     kv_cache_max: ByteSize = ByteSize(1280 * MIB)
@@ -178,6 +186,10 @@ class AnalysisSettings(_Section):
     n_batch: Positive = 512
     use_mmap: bool = False
     shape: AnalysisShape | None = None  # for plans where the files are not
+    sequences_max: Annotated[int, Field(ge=1, le=16)] = 4
+    piece_tokens_max: Positive = 4096
+    session_bytes_max: ByteSize = ByteSize(GIB)
+    session_dir: Path | None = None  # None = below the store
 
 
 class Settings(_Section):
@@ -261,6 +273,10 @@ def _resolve(settings: Settings, base_dir: Path) -> Settings:
     if separation is not None and separation.prepared_dir is None:
         prepared_dir = updates["store"].data_dir / "prepared"
         updates["separation"] = separation.model_copy(update={"prepared_dir": prepared_dir})
+    analysis = updates.get("analysis")
+    if analysis is not None and analysis.session_dir is None:
+        session_dir = updates["store"].data_dir / "sessions"
+        updates["analysis"] = analysis.model_copy(update={"session_dir": session_dir})
     return settings.model_copy(update=updates)
 
 

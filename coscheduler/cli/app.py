@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from coscheduler import __version__
-from coscheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED
+from coscheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED, chat
 from coscheduler.cli.gpu import gpu_app
 from coscheduler.cli.options import Json, PriorityClass, examples
 from coscheduler.cli.separate import separate
@@ -251,6 +251,7 @@ app.command(
         'coscheduler separate street.flac --desc "a dog" --spans 6.3-7.0,-1.0-2.5 --out results',
     )
 )(separate)
+<<<<<<< HEAD
 app.command(
     epilog=examples(
         "coscheduler transcribe talk.mp3 --language en --output_dir out",
@@ -258,6 +259,9 @@ app.command(
         "coscheduler transcribe meeting.m4a --diarize --min_speakers 2 --config configs/24gb.toml",
     )
 )(transcribe)
+=======
+app.command(epilog=chat.EPILOG)(chat.chat)
+>>>>>>> e6f843a (wip)
 
 
 @app.command(

@@ -10,9 +10,11 @@ What goes in and comes out are the plain dataclasses named here; errors are thos
 `coscheduler.errors`.
 """
 
+from coscheduler.chat import ChatDone, ChatEvent, ChatParameters, ChatText, ChatWaiting
 from coscheduler.client.aio import AsyncClient
 from coscheduler.client.blocking import Client
 from coscheduler.client.channel import Backoff
+from coscheduler.client.chat import Conversation
 from coscheduler.client.requests import Plan
 from coscheduler.client.results import RunResult
 from coscheduler.core.model import (
@@ -30,7 +32,13 @@ __all__ = [
     "Artifact",
     "AsyncClient",
     "Backoff",
+    "ChatDone",
+    "ChatEvent",
+    "ChatParameters",
+    "ChatText",
+    "ChatWaiting",
     "Client",
+    "Conversation",
     "EngineName",
     "GpuSnapshot",
     "InputRef",

@@ -9,7 +9,8 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
-from coscheduler.client import results
+from coscheduler.chat import ChatEvent, ChatParameters
+from coscheduler.client import chat, results
 from coscheduler.client.channel import (
     CALL_SECONDS_MAX,
     CHANNEL_OPTIONS,
@@ -278,6 +279,14 @@ class AsyncClient:
         """What would become of a job; nothing is created. A refusal is part of the plan."""
         message = job_pb2.PlanJobRequest(job=convert.job_request_to_wire(request).job)
         return convert.plan_from_wire(await self._ask(self._jobs.PlanJob, message))
+
+    def chat(
+        self, parameters: ChatParameters, priority: Priority = Priority.INTERACTIVE
+    ) -> AsyncGenerator[ChatEvent, None]:
+        """Go on with a conversation: why it waits, its text in pieces, `ChatDone` last. Closing the
+        generator ends the answer. Raises Refused CHAT_TOO_LONG or NEVER_FITS, Exhausted.
+        """
+        return chat.stream_async(self._channel, self.address, parameters, priority)
 
     async def submit(
         self, audio: Path | str, plan: Plan, on_upload: OnBytes = ignore_bytes

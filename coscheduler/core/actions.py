@@ -54,11 +54,14 @@ class Actions:
 
     # ---- working -----------------------------------------------------------------------------
 
-    def run(self, job: Job, state: EngineState, lines: Lines) -> None:
-        """Run the job's current stage on the loaded engine."""
-        option = state.loaded_option()
-        assert option is not None
+    def run(self, job: Job, state: EngineState, option: Option, lines: Lines) -> None:
+        """Run the job's current stage on the loaded engine, with an option that it can run with as
+        it is loaded.
+        """
         self.end_lease(state)
+        assert state.option is not None
+        other = "" if option.name == state.option.name else option.name
+        state.option = option
         self._ledger.reserve((state.name, Part.RUN), lines)
         self._ledger.commit((state.name, Part.RUN))
         state.phase, state.job, state.used_by = Phase.RUNNING, job.name, job.priority
@@ -76,8 +79,9 @@ class Actions:
             quality_tier=option.quality_tier,
         )
         state.since_ms = self._jobs.now_ms  # while it runs: since when
-        self._commands.append(Run(state.name, job.name, index))
-        self.decide(f"run {stage.kind} of {job.name} on {state.name}")
+        self._commands.append(Run(state.name, job.name, index, other))
+        as_what = f" as '{other}'" if other else ""
+        self.decide(f"run {stage.kind} of {job.name} on {state.name}{as_what}")
 
     def resume(self, job: Job, state: EngineState) -> None:
         """Let the paused stage go on."""

@@ -27,11 +27,14 @@ class Load:
 
 @dataclass(frozen=True)
 class Run:
-    """Run one stage on the loaded engine. The attempt is already counted in the job's record."""
+    """Run one stage on the loaded engine, with another option of the same base where one is named.
+    The attempt is already counted in the job's record.
+    """
 
     engine: EngineName
     job: str
     stage_index: int
+    option: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ order (the numbers are repeated in the code):
     3. the engine is busy, or leased to another job                  -> Wait; preempt a lower class
     4. nothing that is good enough ever fits the budget              -> GiveUp
     5. it would fit if other programs held less                      -> Wait
-    6. the engine is loaded at another quality                       -> Wait; unload it
+    6. the engine is loaded otherwise than this quality needs        -> Wait; unload it
     7. no compute slot is free                                       -> Wait; pause a lower class
     8. it is loaded as needed and the bytes of the run are there     -> Go, else make room
     9. there is a plan that evicts nobody                            -> Bring
@@ -96,9 +96,10 @@ class Decider:
         tier = planner.best_tier(state.options(), duration_ms, state.context_bytes, capacity)
         assert tier is not None
         if state.phase is Phase.LOADED and state.option is not None:
-            if state.option.quality_tier != tier:  # 6
+            option = _as_loaded(state, tier)
+            if option is None:  # 6
                 return Wait(f"{state.name} to be loaded at another quality", unload=(state.name,))
-            return self._wait_for_slot(turn) or self._run_or_make_room(turn, state)
+            return self._wait_for_slot(turn) or self._run_or_make_room(turn, state, option)
         return self._load_or_make_room(turn, state, tier)
 
     def _wait_for_slot(self, turn: Turn) -> Wait | None:  # 7
@@ -111,18 +112,18 @@ class Decider:
         slots = self._limits.compute_slots
         return Wait(f"a compute slot: {len(running)} of {slots} are busy", pause=pause)
 
-    def _run_or_make_room(self, turn: Turn, state: EngineState) -> Intent:  # 8
-        option, duration_ms = state.loaded_option(), turn.stage.duration_ms
-        assert option is not None
+    def _run_or_make_room(self, turn: Turn, state: EngineState, option: Option) -> Intent:  # 8
+        assert state.option is not None
+        duration_ms, is_as_loaded = turn.stage.duration_ms, option.name == state.option.name
         lines = option.run_lines(duration_ms)
-        if state.leased_to == turn.job.name:
+        if state.leased_to == turn.job.name and is_as_loaded:
             lines = self._ledger.entries()[state.name, Part.RUN].lines
         if self._ledger.overdraft_bytes:
             return Wait("memory on its way back: the budget shrank")
         needed, free = total_bytes(lines), self._room(turn).free_bytes
         free += self._ledger.bytes_of(state.name, Part.RUN)  # of its lease, or one that gives way
         if needed <= free:
-            return Go(lines)
+            return Go(lines, option)
         wait = Wait(f"memory: {needed} bytes to run, {free} free", needed)
         run_only = replace(option, resident=(), load_ms=0)
         request = planner.Request((run_only,), duration_ms, 0, needs_process=False)
@@ -211,7 +212,7 @@ class Decider:
         tier = planner.best_tier(
             state.options(), stage.duration_ms, state.context_bytes, self._ledger.capacity_bytes
         )
-        return state.option.quality_tier == tier
+        return tier is not None and _as_loaded(state, tier) is not None
 
     def _room(self, turn: Turn, with_lower_classes: bool = False) -> planner.Room:
         """What the turn may plan with: behind a waiting head only spare bytes, and no evictions."""
@@ -348,6 +349,17 @@ def wished_options(state: EngineState, capacity_bytes: int) -> list[Option]:
         return [option for option in fitting if option.name == state.wish]
     best = min((option.quality_tier for option in fitting), default=0)
     return [option for option in fitting if option.quality_tier == best]
+
+
+def _as_loaded(state: EngineState, tier: int) -> Option | None:
+    """The option of a tier that the engine can run with as it is loaded: the loaded one, else one
+    of the same base.
+    """
+    option = state.loaded_option()
+    if option is None or option.quality_tier == tier:
+        return option
+    of_base = (other for other in state.options() if other.base and other.base == option.base)
+    return next((other for other in of_base if other.quality_tier == tier), None)
 
 
 def _needed(request: planner.Request, option: Option) -> int:

@@ -56,7 +56,8 @@ class EngineState:
     def options(self) -> tuple[Option, ...]:
         """Its options, each with what it was found to take on top of the prediction."""
         assert self.description is not None
-        return tuple(self.learned.corrected(option) for option in self.description.options)
+        trusted = self.learned.trusted(self.description.options)
+        return tuple(self.learned.corrected(option) for option in trusted)
 
     def loaded_option(self) -> Option | None:
         """The option that is in memory, with what was learned since it was loaded."""

@@ -8,9 +8,12 @@ from coscheduler.core.model import ENGINE_OF, EngineName, Failure, Job, Lines, O
 
 @dataclass(frozen=True)
 class Go:
-    """Run on the loaded engine, with these lines charged."""
+    """Run on the loaded engine with this option, which loads as the one in memory did, and with
+    these lines charged.
+    """
 
     lines: Lines
+    option: Option
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Bytes that were measured after a success are the truth and stay. Bytes that are concluded from an
 out-of-memory are a guess, since another program may have been at fault: they are forgotten after a
-while, so that a bad minute does not lower the quality for good.
+while, so that a bad minute does not lower the quality for good. So is what an engine's death says
+of the option that it died with.
 """
 
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ class Learned:
     run_bytes: dict[str, int] = field(default_factory=dict)
     guessed_bytes: dict[str, int] = field(default_factory=dict)
     until_ms: dict[str, int] = field(default_factory=dict)
+    distrusted_until_ms: dict[str, int] = field(default_factory=dict)  # the engine died with it
     out_of_memory_count: dict[str, int] = field(default_factory=dict)
     load_ms: dict[str, int] = field(default_factory=dict)
     pace: dict[str, int] = field(default_factory=dict)
@@ -60,7 +62,23 @@ class Learned:
         old = [name for name, until_ms in self.until_ms.items() if until_ms <= now_ms]
         for name in old:
             self.forget_guess(name)
+        trusted = [
+            name for name, until_ms in self.distrusted_until_ms.items() if until_ms <= now_ms
+        ]
+        for name in trusted:
+            del self.distrusted_until_ms[name]
         return bool(old)
+
+    def trusted(self, options: tuple[Option, ...]) -> tuple[Option, ...]:
+        """All; after the engine died with one of them for a while the safe ones, if there are any
+        that it did not die with.
+        """
+        if not self.distrusted_until_ms:
+            return options
+        safe = (option for option in options if option.is_safe)
+        return tuple(option for option in safe if option.name not in self.distrusted_until_ms) or (
+            options
+        )
 
     def note_load(self, name: str, load_ms: int) -> None:
         """A load took so long."""

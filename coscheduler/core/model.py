@@ -108,6 +108,9 @@ class Option:
     in a way that a listener or reader could notice. `settings_json` is the engine's own note on how
     to load itself this way; the core never reads it. `files` are what a load reads, as far as they
     are known.
+    to load itself this way; the core never reads it. Options of the same `base`, unless it is "",
+    load the same: an engine goes from one to the other between two runs without a load. A safe one
+    is for the time after the engine died with another.
     """
 
     name: str
@@ -120,6 +123,8 @@ class Option:
     host_bytes: int = 0
     settings_json: str = "{}"
     files: tuple[str, ...] = ()
+    base: str = ""
+    is_safe: bool = False
 
     def run_lines(self, duration_ms: int) -> Lines:
         """What running one stage over `duration_ms` of audio holds at most beside `resident`: the
@@ -241,7 +246,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Job:
-    """A job: an ordered list of stages, run one after the other."""
+    """A job: an ordered list of stages, run one after the other.
+
+    Conversations are jobs too while they last, of one stage that reads no artifact: these end with
+    the calls that they serve, are stored nowhere, and are `is_durable` False.
+    """
 
     name: str
     request_id: str
@@ -254,6 +263,7 @@ class Job:
     failure: Failure | None = None
     quality_min: int | None = None  # the worst quality tier that will do; None: any
     deadline_ms: int | None = None  # when it should be done; it is told, not enforced
+    is_durable: bool = True
 
     @property
     def engines(self) -> tuple[EngineName, ...]:

@@ -3,7 +3,8 @@
 An out-of-memory is a step down a ladder. The option had its reservation and everything that was
 free, and that was not enough: from now on it is taken to need more than both. So the next attempt
 makes more room or takes a smaller option; where no option is left, the guess is dropped and the
-failure counts as any other.
+failure counts as any other. After a crash the next attempt takes a safe option, where the engine
+has one; a crash with that one is the end of the job.
 """
 
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from coscheduler.core.refusals import misfit
 from coscheduler.errors import LedgerRefusal
 
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
+CRASHED = "ENGINE_CRASHED"
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,8 @@ class Reports:
         """
         option, stage = state.loaded_option(), self._stage(event.job)
         assert option is not None
-        if stage.attempt_count == 1:  # else the record holds the times of earlier attempts too
+        is_timed = self._jobs[event.job].is_durable  # a conversation lasts as long as it lasts
+        if is_timed and stage.attempt_count == 1:  # else it holds times of earlier attempts too
             state.learned.note_run(option.name, stage.duration_ms, stage.run_ms)
         predicted = option.peak_bytes(stage.duration_ms)
         most = self._ledger.capacity_bytes - state.context_bytes - predicted
@@ -266,11 +269,22 @@ class Reports:
         """The process has ended without being asked: its stage may be tried again."""
         state = self._engines[event.engine]
         job, was_loading = state.job, state.phase is Phase.LOADING
+        was_safe = self._distrust(state, event.failure) if job else False
         self._actions.forget_process(state)
         if job in self._jobs:
-            self._jobs.fail_attempt(job, event.failure, retryable=True, count=was_loading)
+            self._jobs.fail_attempt(job, event.failure, retryable=not was_safe, count=was_loading)
         elif was_loading and not job:
             self._give_up_wish(state, event.failure)
+
+    def _distrust(self, state: EngineState, failure: Failure) -> bool:
+        """After a crash the next attempt takes a safe option; True where this was one."""
+        option, safe = state.option, [option for option in state.options() if option.is_safe]
+        if failure.reason != CRASHED or option is None or not safe:
+            return False
+        until_ms = self._jobs.now_ms + self._limits.oom_memory_ms
+        state.learned.distrusted_until_ms[option.name] = until_ms
+        self._actions.decide(f"{state.name} ended with '{option.name}': safe options for a while")
+        return option.is_safe
 
     def _stage(self, job: str) -> Stage:
         return self._jobs[job].stages[current_index(self._jobs[job])]

@@ -208,6 +208,7 @@ class Scheduler:
 
     def _wakeups(self, state: EngineState) -> Iterable[int]:
         yield from state.learned.until_ms.values()
+        yield from state.learned.distrusted_until_ms.values()
         if state.is_idle and not state.is_pinned:
             yield state.since_ms + self.limits.keep_alive_ms
         if state.used_by > Priority.BATCH:
@@ -326,9 +327,9 @@ class Scheduler:
             case GiveUp(failure):
                 self._jobs.fail(turn.job.name, failure)
                 self._actions.decide(f"{turn.job.name} failed: {failure.reason}")
-            case Go(lines):
+            case Go(lines, option):
                 assert state is not None
-                self._actions.run(turn.job, state, lines)
+                self._actions.run(turn.job, state, option, lines)
             case GoOn():
                 assert state is not None
                 self._actions.resume(turn.job, state)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from coscheduler.chat import Letter, Reply
 from coscheduler.core.model import EngineDescription, EngineName, Lines, Option, StageKind
 
 OnProgress = Callable[[int, int], None]  # (done, total) in any unit; total 0 = not known yet
@@ -60,6 +61,40 @@ class StageResult:
     files: tuple[OutputFile, ...]
     notes: tuple[str, ...] = ()
     numbers: Mapping[str, int] = field(default_factory=dict)
+
+
+class Mailbox(Protocol):
+    """Requests that reach a running stage, and what is said to them. Any thread may fill it."""
+
+    def wait(self) -> Letter:
+        """The next letter, once there is one."""
+        ...
+
+    def take(self) -> tuple[Letter, ...]:
+        """Those that have come since the last call, in order; at once."""
+        ...
+
+    def send(self, reply: Reply) -> None:
+        """Answer; it is on its way when this returns."""
+        ...
+
+
+class ChattingEngine(Protocol):
+    """What an engine offers beside `Engine` when it can hold conversations."""
+
+    def chat(self, mail: Mailbox, expected_count: int) -> Generator[Slice, None, StageResult]:
+        """As `Engine.slices`, for requests that come by mail: `expected_count` of them for certain,
+        others while it lasts. It ends when none is left.
+        """
+        ...
+
+
+class SwitchingEngine(Protocol):
+    """What an engine offers beside `Engine` when options of it have the same base."""
+
+    def switch(self, option: Option) -> None:
+        """Run like this option from now on; it is of the same base as what is loaded."""
+        ...
 
 
 class Engine(Protocol):

@@ -3,7 +3,9 @@
 It really takes the memory that it predicts (anonymous pages, touched), so the ledger can be
 checked against the meter with it. The prompt of a separate stage scripts it: "crash" ends the
 process, "fail" raises, "slow" runs until it is cancelled, "hang" never ends a slice, "leak" keeps
-the layers when they are unloaded.
+the layers when they are unloaded. In a conversation it says the last message again, word by word;
+behind the word "endless" it stays silent and goes on without end, behind "patient" until it is
+interrupted and asked again.
 """
 
 import json
@@ -12,6 +14,7 @@ import os
 import threading
 from collections.abc import Generator
 
+from coscheduler.chat import Ended, Question, Said
 from coscheduler.config import MIB, Settings
 from coscheduler.core.model import (
     EngineDescription,
@@ -24,7 +27,7 @@ from coscheduler.core.model import (
     Segment,
     StageKind,
 )
-from coscheduler.engines.base import OnProgress, OutputFile, Slice, StageResult, Task
+from coscheduler.engines.base import Mailbox, OnProgress, OutputFile, Slice, StageResult, Task
 from coscheduler.errors import EngineFault
 
 LAYER_BYTES = 8 * MIB
@@ -95,6 +98,26 @@ class FakeEngine:
             workspace.close()
         return StageResult(files=_write_outputs(task))
 
+    def chat(self, mail: Mailbox, expected_count: int) -> Generator[Slice, None, StageResult]:
+        """Each slice says a word in every conversation; the workspace lives while there are any."""
+        workspace = _touched(RUN_BYTES)
+        letters = [mail.wait() for _ in range(expected_count)]
+        talks: dict[str, _Echo] = {}
+        try:
+            while True:
+                for letter in [*letters, *mail.take()]:
+                    if isinstance(letter, Question):
+                        talks[letter.id] = _Echo(letter)
+                    else:
+                        talks.pop(letter.id, None)
+                letters = []
+                talks = {name: echo for name, echo in talks.items() if echo.go_on(mail)}
+                if not talks:
+                    return StageResult(files=())
+                yield Slice(0, 0, f"{len(talks)} answers")
+        finally:
+            workspace.close()
+
     def unload(self) -> None:
         """Unmap every layer."""
         if self._is_leaking:
@@ -107,6 +130,29 @@ class FakeEngine:
     def held(self) -> Lines:
         """The mapped layers."""
         return (LineBytes(Line.WEIGHTS, len(self._layers) * LAYER_BYTES),)
+
+
+class _Echo:
+    """One conversation; its tokens are the numbers of the words."""
+
+    def __init__(self, question: Question) -> None:
+        self._id = question.id
+        self._words = question.parameters.messages[-1].content.split()
+        self._done = len(question.drawn)
+        self._was_asked_before = self._done > 0
+
+    def go_on(self, mail: Mailbox) -> bool:
+        """Say a word, unless it is time to be silent; False at the end."""
+        last = self._words[self._done - 1] if self._done else ""
+        if last == "endless" or (last == "patient" and not self._was_asked_before):
+            return True
+        if self._done >= len(self._words):
+            count = len(self._words)
+            mail.send(Ended(self._id, "stop", count, count, 0, 0, 0, 0, 0))
+            return False
+        mail.send(Said(self._id, f"{self._words[self._done]} ", (self._done,)))
+        self._done += 1
+        return True
 
 
 def _touched(size_bytes: int) -> mmap.mmap:

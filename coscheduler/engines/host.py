@@ -11,15 +11,22 @@ import shutil
 import socket
 import threading
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, cast
 
 from coscheduler import logs
+from coscheduler.chat import HangUp, Letter, Question, Reply
 from coscheduler.config import AnalysisSettings, Settings, TranscriptionSettings
 from coscheduler.core.model import EngineName
 from coscheduler.engines import hub
 from coscheduler.engines import messages as msg
-from coscheduler.engines.base import Engine, StageResult, Task
+from coscheduler.engines.base import (
+    ChattingEngine,
+    Engine,
+    Slice,
+    StageResult,
+    SwitchingEngine,
+)
 from coscheduler.engines.peak import PeakSampler
 from coscheduler.errors import CoschedulerError
 
@@ -71,6 +78,30 @@ def main(name: EngineName, settings: Settings, connection: socket.socket) -> Non
     Host(lambda: make_engine(name, settings), connection).serve()
 
 
+class Mail:
+    """Implements `base.Mailbox` over the socket: another thread puts letters in."""
+
+    def __init__(self, answer: Callable[[msg.Answer], None]) -> None:
+        self._answer = answer
+        self._letters: queue.SimpleQueue[Letter] = queue.SimpleQueue()
+
+    def put(self, letter: Letter) -> None:
+        """A letter has come."""
+        self._letters.put(letter)
+
+    def wait(self) -> Letter:
+        """See `base.Mailbox`."""
+        return self._letters.get()
+
+    def take(self) -> tuple[Letter, ...]:
+        """See `base.Mailbox`."""
+        return tuple(self._letters.get_nowait() for _ in range(self._letters.qsize()))
+
+    def send(self, reply: Reply) -> None:
+        """See `base.Mailbox`."""
+        self._answer(reply)
+
+
 class Host:
     """One engine, one socket. Requests are carried out in the calling thread, one by one."""
 
@@ -81,6 +112,7 @@ class Host:
         self._requests: queue.SimpleQueue[msg.Request | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         self._may_go_on = threading.Event()
+        self._mail = Mail(self._answer)
 
     def serve(self) -> None:
         """Until the other side closes the socket."""
@@ -105,7 +137,10 @@ class Host:
                 self._may_go_on.clear()
             case msg.ResumeTask():
                 self._may_go_on.set()
+            case Question() | HangUp():
+                self._mail.put(request)
             case msg.RunTask():
+                self._mail = Mail(self._answer)
                 self._cancelled.clear()
                 self._may_go_on.set()
                 self._requests.put(request)
@@ -140,17 +175,18 @@ class Host:
             case msg.LoadOption(option):
                 engine.load(option, lambda done, total: self._answer(msg.LoadProgress(done, total)))
                 return msg.OptionLoaded(engine.held())
-            case msg.RunTask(task):
-                return self._run(engine, task)
+            case msg.RunTask():
+                return self._run(engine, request)
             case msg.UnloadOption():
                 engine.unload()
                 return msg.OptionUnloaded()
-            case msg.CancelTask() | msg.PauseTask() | msg.ResumeTask():
-                raise AssertionError("these never wait in the queue")
+            case _:
+                raise AssertionError(f"{request.type} never waits in the queue")
 
-    def _run(self, engine: Engine, task: Task) -> msg.Answer:
+    def _run(self, engine: Engine, request: msg.RunTask) -> msg.Answer:
+        task = request.task
         token = logs.current_job.set(task.job)
-        slices = engine.slices(task)
+        slices = self._slices(engine, request)
         with PeakSampler() as peak:
             try:
                 while not self._is_cancelled():
@@ -163,8 +199,16 @@ class Host:
             finally:
                 slices.close()
                 logs.current_job.reset(token)
-        shutil.rmtree(task.output_dir, ignore_errors=True)
+        if request.chat_count is None:
+            shutil.rmtree(task.output_dir, ignore_errors=True)
         return msg.TaskStopped()
+
+    def _slices(self, engine: Engine, request: msg.RunTask) -> Generator[Slice, None, StageResult]:
+        if request.option is not None:
+            cast(SwitchingEngine, engine).switch(request.option)
+        if request.chat_count is None:
+            return engine.slices(request.task)
+        return cast(ChattingEngine, engine).chat(self._mail, request.chat_count)
 
     def _is_cancelled(self) -> bool:
         """Between two slices: wait here while the task is paused."""

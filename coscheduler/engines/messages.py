@@ -9,8 +9,10 @@
     PauseTask                        TaskPaused, unless the answer to RunTask comes first
     ResumeTask                       nothing of its own
     UnloadOption                     OptionUnloaded | Failed
+    Question, HangUp                 Said ..., Ended | Broken: within RunTask, for each Question
 
-Requests are answered one at a time, in order; only Cancel-, Pause- and ResumeTask may overtake.
+Requests are answered one at a time, in order; only Cancel-, Pause- and ResumeTask may overtake, and
+what is said within a run of conversations (`coscheduler.chat`).
 """
 
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from coscheduler.chat import Broken, Ended, HangUp, Question, Said
 from coscheduler.core.model import EngineDescription, Lines, Option
 from coscheduler.engines.base import StageResult, Task
 
@@ -48,9 +51,13 @@ class LoadOption:
 
 @dataclass(frozen=True)
 class RunTask:
-    """Run a stage with what is loaded."""
+    """Run a stage with what is loaded. `option`: as this one of the same base has it. `chat_count`:
+    hold conversations, so many questions follow at once.
+    """
 
     task: Task
+    option: Option | None = None
+    chat_count: int | None = None
     type: Literal["run_task"] = "run_task"
 
 
@@ -169,7 +176,16 @@ class Failed:
 
 
 Request = (
-    Describe | Start | LoadOption | RunTask | CancelTask | PauseTask | ResumeTask | UnloadOption
+    Describe
+    | Start
+    | LoadOption
+    | RunTask
+    | CancelTask
+    | PauseTask
+    | ResumeTask
+    | UnloadOption
+    | Question
+    | HangUp
 )
 Answer = (
     Described
@@ -181,6 +197,9 @@ Answer = (
     | TaskStopped
     | TaskPaused
     | OptionUnloaded
+    | Said
+    | Ended
+    | Broken
     | Failed
 )
 

@@ -33,6 +33,8 @@ def _entry(
     kv_bytes = shape.kv_bytes(choice.n_ctx, choice.kv_type, choice.n_batch)
     guess = Sizes(kv_bytes, sizes.compute_bytes(shape, choice.n_ctx, choice.n_batch))
     option = options.option(choice, guess, shape, section, machine.device)
+    # The plan keeps the cache where the model stays: a conversation may go on at any time.
+    option = replace(option, resident=option.resident + option.run_lines(0), run=())
     if machine.device.device == "cuda":
         layers, n_batch = choice.n_gpu_layers, choice.n_batch
         prompt_ms = options.prefill_ms(shape, n_batch, machine.device)

@@ -21,11 +21,13 @@ from grpc_reflection.v1alpha import reflection
 from coscheduler.config import ServerSettings, Settings
 from coscheduler.rpc import listen
 from coscheduler.rpc.guard import Guard
-from coscheduler.rpc.services import ArtifactService, GpuService, JobService
+from coscheduler.rpc.services import ArtifactService, ChatService, GpuService, JobService
 from coscheduler.runtime.api import DaemonApi
 from coscheduler.v1 import (
     artifact_pb2,
     artifact_pb2_grpc,
+    chat_pb2,
+    chat_pb2_grpc,
     gpu_pb2,
     gpu_pb2_grpc,
     job_pb2,
@@ -36,6 +38,7 @@ SERVICES = (
     job_pb2.DESCRIPTOR.services_by_name["JobService"].full_name,
     artifact_pb2.DESCRIPTOR.services_by_name["ArtifactService"].full_name,
     gpu_pb2.DESCRIPTOR.services_by_name["GpuService"].full_name,
+    chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
 )
 KEEPALIVE_TIMEOUT_MS = 10_000
 PING_INTERVAL_MS_MIN = 5_000  # a client that pings more often is cut off
@@ -85,6 +88,7 @@ class Front:
             ArtifactService(daemon), self._server
         )
         gpu_pb2_grpc.add_GpuServiceServicer_to_server(GpuService(daemon), self._server)
+        chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatService(daemon), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)

@@ -1,7 +1,8 @@
-"""The three services. A method turns its message into a call of the daemon and the answer back."""
+"""The services. A method turns its message into a call of the daemon and the answer back."""
 # ruff: noqa: N802 (the generated base classes name methods as the protos do)
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
@@ -12,6 +13,8 @@ from coscheduler.runtime.api import ArtifactWriter, DaemonApi
 from coscheduler.v1 import (
     artifact_pb2,
     artifact_pb2_grpc,
+    chat_pb2,
+    chat_pb2_grpc,
     gpu_pb2,
     gpu_pb2_grpc,
     job_pb2,
@@ -212,3 +215,19 @@ class GpuService(gpu_pb2_grpc.GpuServiceServicer):
     async def EndDrain(self, request: gpu_pb2.EndDrainRequest, context: Any) -> gpu_pb2.Gpu:
         """Start things again."""
         return convert.gpu_to_wire(await self._daemon.drain(False))
+
+
+class ChatService(chat_pb2_grpc.ChatServiceServicer):
+    """Conversations, as chat.proto promises."""
+
+    def __init__(self, daemon: DaemonApi) -> None:
+        self._daemon = daemon
+
+    async def Generate(
+        self, request: chat_pb2.GenerateRequest, context: Any
+    ) -> AsyncIterator[chat_pb2.GenerateResponse]:
+        """The answer as it comes; it ends with the call."""
+        parameters, priority = convert.chat_request_from_wire(request)
+        async with aclosing(self._daemon.chat(parameters, priority)) as events:
+            async for event in events:
+                yield convert.chat_event_to_wire(event)

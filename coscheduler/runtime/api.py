@@ -4,10 +4,11 @@
 `coscheduler.errors` and nothing else on purpose.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from coscheduler.chat import ChatEvent, ChatParameters
 from coscheduler.core.model import EngineName, InputRef, Job, JobPlan, Priority, StageKind
 
 
@@ -199,6 +200,15 @@ class DaemonApi(Protocol):
     async def plan_job(self, request: JobRequest) -> JobPlan:
         """What would become of the job if it were created now; nothing changes. A refusal is part
         of the plan. Raises InvalidInput, NotFound (source), Refused INPUT_JOB_FAILED.
+        """
+        ...
+
+    def chat(
+        self, parameters: ChatParameters, priority: int = int(Priority.INTERACTIVE)
+    ) -> AsyncGenerator[ChatEvent, None]:
+        """Go on with a conversation: why it waits, its text in pieces, `ChatDone` last. Closing it
+        ends the answer. Raises InvalidInput PRIORITY_OUT_OF_RANGE, Refused NEVER_FITS, ENGINE_* or
+        CHAT_TOO_LONG, Exhausted TOO_MANY_CHATS or QUEUE_FULL, EngineFault, Unavailable DRAINING.
         """
         ...
 

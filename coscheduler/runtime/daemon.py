@@ -9,20 +9,23 @@ import base64
 import binascii
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from coscheduler.chat import PART_SUFFIX, STATE_SUFFIX, TOKENS_SUFFIX, ChatEvent, ChatParameters
 from coscheduler.config import Settings
 from coscheduler.core import events as ev
 from coscheduler.core.dry_run import plan_job
 from coscheduler.core.engine_state import Limits, Phase
 from coscheduler.core.lifecycle import recover
-from coscheduler.core.model import EngineName, Failure, Job, JobPlan, JobState
+from coscheduler.core.model import EngineName, Failure, Job, JobPlan, JobState, Priority
 from coscheduler.core.scheduler import Scheduler
 from coscheduler.errors import CoschedulerError, InvalidInput, Refused, Unavailable
 from coscheduler.runtime import intake
 from coscheduler.runtime.api import Artifact, GpuSnapshot, JobRequest, JobSnapshot
 from coscheduler.runtime.artifacts import Artifacts, Incoming
+from coscheduler.runtime.chats import Chats
 from coscheduler.runtime.children import Children, end_leftovers
 from coscheduler.runtime.clock import Clock, SystemClock
 from coscheduler.runtime.device import Device
@@ -62,6 +65,7 @@ async def open_daemon(settings: Settings) -> "Daemon":
         if leftovers:
             log.warning("ended %d engine processes of an earlier daemon", leftovers)
         meter = open_meter(settings.device)
+        forget_sessions(settings)
         artifacts = Artifacts(settings, store, clock)
         unfinished = {job.name for job in await store.unfinished_jobs()}
         await artifacts.clean(await _outputs_in_use(store), unfinished)
@@ -81,6 +85,15 @@ async def open_daemon(settings: Settings) -> "Daemon":
     )
     await daemon.start()
     return daemon
+
+
+def forget_sessions(settings: Settings) -> None:
+    """What was kept of conversations goes with the daemon, or at its next start."""
+    if settings.analysis is None or settings.analysis.session_dir is None:
+        return
+    for suffix in (STATE_SUFFIX, TOKENS_SUFFIX, PART_SUFFIX):
+        for path in settings.analysis.session_dir.glob(f"*{suffix}"):
+            path.unlink(missing_ok=True)
 
 
 def configured_engines(settings: Settings) -> tuple[EngineName, ...]:
@@ -137,6 +150,10 @@ class Daemon:
         self._device = Device(
             parts.settings, parts.clock, parts.meter, parts.loop, parts.supervisor
         )
+        self._chats = Chats(
+            parts.settings, parts.loop, parts.supervisor, parts.watchers, parts.clock
+        )
+        parts.supervisor.attach(self._chats)
         self._creating = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._draining = False
@@ -171,11 +188,13 @@ class Daemon:
         self._device.close()
         await self._loop.deliver(ev.DrainRequested())
         await self._loop.wait_for(lambda: self._scheduler.is_quiet, drain_ms)
+        self._chats.close()
         for task in self._tasks:
             task.cancel()
         await self._parts.supervisor.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._loop.close()
+        forget_sessions(self._settings)
         await self._store.close()
 
     # ---- jobs --------------------------------------------------------------------------------
@@ -239,6 +258,19 @@ class Daemon:
         await self._store.delete_job(name)
         for artifact in outputs:
             await self._artifacts.delete(artifact)
+
+    # ---- conversations -----------------------------------------------------------------------
+
+    async def chat(
+        self, parameters: ChatParameters, priority: int = int(Priority.INTERACTIVE)
+    ) -> AsyncGenerator[ChatEvent, None]:
+        """See `api.DaemonApi`."""
+        self._check_open()
+        of_class = intake.priority_of(priority)
+        await self._wait_for_descriptions([EngineName.ANALYSIS])
+        async with aclosing(self._chats.generate(parameters, of_class)) as events:
+            async for event in events:
+                yield event
 
     # ---- artifacts ---------------------------------------------------------------------------
 

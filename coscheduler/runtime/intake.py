@@ -49,7 +49,7 @@ async def make_job(request: JobRequest, lookup: Lookup, now_ms: int) -> Job:
     """A checked job with a new name. Raises InvalidInput, NotFound or Refused INPUT_JOB_FAILED."""
     _check_texts(request)
     _check_numbers(request)
-    priority = _priority(request.priority)
+    priority = priority_of(request.priority)
     kinds = [stage.kind for stage in request.stages]
     _check_order(kinds)
     name = f"jobs/{secrets.token_hex(6)}"
@@ -115,7 +115,8 @@ def _check_numbers(request: JobRequest) -> None:
         )
 
 
-def _priority(value: int) -> Priority:
+def priority_of(value: int) -> Priority:
+    """The class of a number. Raises InvalidInput PRIORITY_OUT_OF_RANGE."""
     try:
         return Priority(value)
     except ValueError:

@@ -125,7 +125,9 @@ class Loop:
         if (wakeup_ms := self.scheduler.next_wakeup_ms) is not None:
             timeout = min(timeout, max(0.01, (wakeup_ms - self._clock.now_ms()) / 1000))
         with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(self._events.get(), timeout)
+            # Not wait_for: until Python 3.12 it forgets a cancel that comes together with an event.
+            async with asyncio.timeout(timeout):
+                return await self._events.get()
         return ev.Ticked(), None
 
     async def _handle(self, event: ev.Event) -> None:
@@ -151,7 +153,8 @@ class Loop:
                 self._check(engine)
 
     async def _put(self, jobs: tuple[Job, ...]) -> None:
-        """Store the records, as often as it takes: nothing may run that is not recorded."""
+        """Store the records, as often as it takes: nothing durable may run that is not recorded."""
+        jobs = tuple(job for job in jobs if job.is_durable)
         while jobs:
             try:
                 await self._store.put_jobs(jobs)
@@ -167,7 +170,8 @@ class Loop:
         for job in outcome.changed:
             if job.state.is_final:
                 self._progress.pop(job.name, None)
-                self._supervisor.forget(job.name)
+                if job.is_durable:
+                    self._supervisor.forget(job.name)
                 log.info("%s is %s", job.name, job.state, extra={"job": job.name})
             self._watchers.publish(self.snapshot(job))
 

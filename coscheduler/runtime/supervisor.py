@@ -11,10 +11,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
+from coscheduler.chat import Broken, Ended, Letter, Question, Reply, Said
 from coscheduler.config import MIB, Settings
 from coscheduler.core import events as ev
 from coscheduler.core.commands import (
@@ -92,6 +94,22 @@ class ProcessBook(Protocol):
         ...
 
 
+class Desk(Protocol):
+    """Where the requests of conversations are kept until they are answered (`Chats`)."""
+
+    def begin(self, job: str) -> tuple[Question, ...]:
+        """A run begins: the requests that it is to answer. Others are sent by `write`."""
+        ...
+
+    def hear(self, reply: Reply) -> None:
+        """The engine says something to a request."""
+        ...
+
+    def end(self, job: str) -> None:
+        """The run is over; what is not answered waits for the next one."""
+        ...
+
+
 class Supervisor:
     """All engine processes of the daemon."""
 
@@ -121,6 +139,11 @@ class Supervisor:
         self._deaths_at_work: dict[EngineName, Failure] = {}  # within it, not told yet
         self._undelivered_deaths: set[EngineName] = set()
         self._closing = False
+        self._desk: Desk | None = None
+
+    def attach(self, desk: Desk) -> None:
+        """Who keeps the requests of conversations."""
+        self._desk = desk
 
     # ---- what may be asked -------------------------------------------------------------------
 
@@ -152,6 +175,12 @@ class Supervisor:
                 self._go(self._guard(command.engine, self._unload(command.engine)))
             case Stop():
                 self._go(self._guard(command.engine, self._stop(command.engine)))
+
+    def write(self, engine: EngineName, letter: Letter) -> None:
+        """Send a letter to the conversations that run there; without a process it is lost."""
+        child = self._live.get(engine)
+        if child is not None:
+            child.send(letter)
 
     def delivered(self, event: ev.Event) -> None:
         """The scheduler is about to handle this event."""
@@ -263,7 +292,7 @@ class Supervisor:
         model = self._descriptions[child.engine].model
         await self._book.put_measurement(child.engine, model, "context", child.context_bytes)
 
-    def _option(self, command: Load) -> Option:
+    def _option(self, command: Load | Run) -> Option:
         options = self._descriptions[command.engine].options
         return next(option for option in options if option.name == command.option)
 
@@ -272,6 +301,8 @@ class Supervisor:
         if child is None:
             raise ChildEnded(Failure("ENGINE_CRASHED", f"the {command.engine} engine is gone"))
         peak = _Peak(lambda: max(0, self._used(child) - child.context_bytes))
+        if not job.is_durable:
+            return await self._run_chats(command, job, child, peak)
 
         def note(answer: msg.TaskProgress | msg.TaskDone) -> None:
             held = self._meter.reported_bytes(answer.anonymous_bytes, child.baseline_bytes)
@@ -291,7 +322,8 @@ class Supervisor:
         self._jobs[command.engine] = job.name
         try:
             async with peak:
-                answer = await self._ask(child, msg.RunTask(task), self._limits.slice_ms_max)
+                request = msg.RunTask(task, self._other_option(command))
+                answer = await self._ask(child, request, self._limits.slice_ms_max)
             if isinstance(answer, msg.TaskDone):
                 note(answer)
             return await self._finished(command, task, answer, peak.bytes)
@@ -302,6 +334,41 @@ class Supervisor:
         finally:
             del self._on_progress[command.engine]
             await asyncio.to_thread(shutil.rmtree, task.output_dir, True)
+
+    async def _run_chats(self, command: Run, job: Job, child: Child, peak: "_Peak") -> ev.Event:
+        """Hold the conversations of a job; their answers go to the desk."""
+        assert self._desk is not None
+
+        def note(answer: msg.TaskProgress | msg.TaskDone) -> None:
+            held = self._meter.reported_bytes(answer.anonymous_bytes, child.baseline_bytes)
+            peak.note(held - child.context_bytes)
+
+        questions = self._desk.begin(job.name)
+        stage = job.stages[command.stage_index]
+        task = Task(job.name, stage.kind, {}, Path(), Path(), stage.duration_ms)
+        request = msg.RunTask(task, self._other_option(command), len(questions))
+        self._on_progress[command.engine] = note
+        self._jobs[command.engine] = job.name
+        try:
+            async with peak:
+                answer = await self._ask(child, request, self._limits.slice_ms_max, questions)
+            if isinstance(answer, msg.TaskStopped):
+                return ev.StageStopped(command.engine, job.name)
+            assert isinstance(answer, msg.TaskDone)
+            note(answer)
+            numbers = tuple(sorted(answer.result.numbers.items()))
+            return ev.StageDone(command.engine, job.name, (), (), peak.bytes, numbers)
+        except RequestFailed as failed:
+            return ev.StageFailed(
+                command.engine, job.name, failed.failure, failed.is_retryable, peak.bytes
+            )
+        finally:
+            self._desk.end(job.name)
+            del self._on_progress[command.engine]
+
+    def _other_option(self, command: Run) -> Option | None:
+        """The option that the run is to switch to, if any."""
+        return self._option(command) if command.option else None
 
     def _task(self, job: Job, stage_index: int) -> Task:
         stage: Stage = job.stages[stage_index]
@@ -398,8 +465,16 @@ class Supervisor:
             await self._book.add_process(child.pid, ticks)
         return child
 
-    async def _ask(self, child: Child, request: msg.Request, silence_ms_max: int) -> msg.Answer:
-        """One request, one answer. A child silent for longer than the limit is ended."""
+    async def _ask(
+        self,
+        child: Child,
+        request: msg.Request,
+        silence_ms_max: int,
+        letters: Sequence[Letter] = (),
+    ) -> msg.Answer:
+        """One request, with letters right behind it, one answer. A child silent for longer than the
+        limit is ended.
+        """
         if child.ended.done():
             gone = Failure(
                 "ENGINE_CRASHED", f"the {child.engine} engine ended between two requests"
@@ -409,7 +484,8 @@ class Supervisor:
         child.reply = reply
         child.heard_ms = self._clock.now_ms()
         child.is_paused = False
-        child.send(request)
+        for message in (request, *letters):
+            child.send(message)
         try:
             while not reply.done():
                 rest_ms = child.heard_ms + silence_ms_max - self._clock.now_ms()
@@ -455,6 +531,9 @@ class Supervisor:
         elif isinstance(answer, msg.TaskPaused):
             child.is_paused = True
             self._post(ev.Paused(child.engine, self._jobs[child.engine]))
+        elif isinstance(answer, Said | Ended | Broken):
+            if self._desk is not None:
+                self._desk.hear(answer)
         elif not isinstance(answer, msg.LoadProgress) and child.reply is not None:
             child.reply.set_result(answer)
 

@@ -24,7 +24,7 @@ from typing import Any
 from coscheduler import config
 from coscheduler.core.model import Line, StageKind
 from coscheduler.demo import tiny_llm
-from coscheduler.engines.analysis import answering, native, sampling
+from coscheduler.engines.analysis import answering, library, native, sampling, sequences, states
 from coscheduler.engines.analysis.engine import AnalysisEngine
 from coscheduler.engines.base import Task
 from coscheduler.procfs import anonymous_bytes
@@ -152,17 +152,18 @@ class Ours:
     """The engine's own classes."""
 
     def __init__(self, chosen: argparse.Namespace) -> None:
-        journal = native.open_library()
+        journal = library.open_library()
         self.model = native.Model(native.ModelSpec(chosen.model, use_mmap=False), journal)
-        spec = native.ContextSpec(n_ctx(chosen), N_BATCH, "f16", chosen.threads)
-        context = native.Context(self.model, spec, journal)
-        self.conversation = answering.Conversation(self.model, context, N_BATCH)
+        spec = sequences.ContextSpec(n_ctx(chosen), N_BATCH, "f16", chosen.threads)
+        context = sequences.Context(self.model, spec, journal)
+        nothing = states.States(None, 0, {})
+        self.conversation = answering.Conversation(self.model, context, N_BATCH, nothing)
         self.model.is_end = lambda token: False  # type: ignore[method-assign]
 
     def answer(self, prompt: list[int], count: int) -> None:
         """Draw so many tokens, the likeliest each time."""
         call = answering.Call(tuple(prompt), 0, count, sampling.Sampling(0, 1, 1, 0), None)
-        for _ in self.conversation.answer(call, answering.Answer()):
+        for _ in self.conversation.answer(answering.Attempt(call)):
             pass
 
 
@@ -206,13 +207,17 @@ def long_transcripts(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]
     ]  # fmt: skip
     talk.write_text(json.dumps({"language": "en", "segments": segments}))
     small, large = loaded(chosen, 4096), loaded(chosen, 65_536)
-    rewind = native.Context.rewind
+    rewind = sequences.Context.rewind
+
+    def anew(self: sequences.Context, count: int, sequence: int = 0) -> bool:
+        return rewind(self, 0, sequence)
+
     times: dict[str, list[float]] = {"pieces": [], "anew": [], "one_context": []}
     for _ in range(chosen.rounds):
         times["pieces"].append(read(small, talk, folder))
-        native.Context.rewind = lambda self, count: rewind(self, 0)  # type: ignore[method-assign]
+        sequences.Context.rewind = anew  # type: ignore[method-assign]
         times["anew"].append(read(small, talk, folder))
-        native.Context.rewind = rewind  # type: ignore[method-assign]
+        sequences.Context.rewind = rewind  # type: ignore[method-assign]
         times["one_context"].append(read(large, talk, folder))
     kv = {"pieces": kv_bytes(small), "one_context": kv_bytes(large)}
     for engine in (small, large):

@@ -8,14 +8,16 @@ daemon for tests of the command line.
 import argparse
 import asyncio
 import hashlib
+import itertools
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 from coscheduler import stages
+from coscheduler.chat import ChatDone, ChatEvent, ChatParameters, ChatText, ChatWaiting
 from coscheduler.config import Settings
 from coscheduler.core.model import (
     EngineName,
@@ -94,6 +96,8 @@ class FakeDaemon:
         self.open_writers: set[FakeWriter] = set()
         self.faults: dict[str, Exception] = {}
         self.requests: list[JobRequest] = []
+        self.chats: list[tuple[ChatParameters, int]] = []
+        self.chats_ended = 0
         self.watch_count = 0
         self.offsets: list[int] = []
         self.break_read_after: int | None = None
@@ -340,6 +344,25 @@ class FakeDaemon:
         )  # fmt: skip
         job = replace(self._accept(request), stages=stages_)
         return JobPlan(job, 9_000_000_000_000, (f"load separation for {job.name}",))
+
+    async def chat(
+        self, parameters: ChatParameters, priority: int = int(Priority.INTERACTIVE)
+    ) -> AsyncGenerator[ChatEvent, None]:
+        """Says the last message again; "refuse" is refused, "endless" never ends."""
+        self.chats.append((parameters, priority))
+        words = parameters.messages[-1].content
+        if words == "refuse":
+            raise Refused("CHAT_TOO_LONG", "the conversation has 9 tokens", n_ctx=8)
+        yield ChatWaiting("analysis is running jobs/0001")
+        try:
+            for word in words.split() if words != "endless" else itertools.repeat(words):
+                await asyncio.sleep(0)
+                yield ChatText(f"{word} ")
+        finally:
+            self.chats_ended += 1
+        count = len(words.split())
+        yield ChatDone("length", 7 * len(parameters.messages), count, 3, 1, 2, 3, 4, 10, "f16", 0,
+                       ("2 of the oldest messages were left out: they did not fit.",))  # fmt: skip
 
     async def close(self, drain_ms: int) -> None:
         self.is_closed = True

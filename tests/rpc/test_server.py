@@ -29,6 +29,7 @@ def test_the_services_are_these() -> None:
         "coscheduler.v1.JobService",
         "coscheduler.v1.ArtifactService",
         "coscheduler.v1.GpuService",
+        "coscheduler.v1.ChatService",
     )
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coscheduler.engines.analysis.footprint import Cache
+from coscheduler.engines.analysis.journal import Journal
 from coscheduler.engines.forkserver import die_with_parent
 from coscheduler.errors import EngineFault
 
@@ -35,6 +36,8 @@ class Wanted:
     n_ctx: int
     kv_type: str
     n_batch: int
+    sequence_count: int = 1
+    flash_attention: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,9 @@ def _unsupported(path: Path, why: str) -> EngineFault:
 
 def _measure_here(request: dict[str, Any]) -> Report:
     """The child's side. Raises EngineFault MODEL_LOAD_FAILED."""
-    from coscheduler.engines.analysis import native
+    from coscheduler.engines.analysis import library, native
 
-    journal = native.open_library()
+    journal = library.open_library()
     spec = native.ModelSpec(Path(request["path"]), use_mmap=False, no_alloc=True)
     model = native.Model(spec, journal)
     sizes: list[Sizes | None] = []
@@ -144,14 +147,19 @@ def _measure_here(request: dict[str, Any]) -> Report:
     return Report(tuple(sizes), tuple(counts), refusal)
 
 
-def _sizes_here(
-    model: "native.Model", wanted: Wanted, threads: int, journal: "native.Journal"
-) -> Sizes:
+def _sizes_here(model: "native.Model", wanted: Wanted, threads: int, journal: Journal) -> Sizes:
     """Build one context and read what the library says of it. Raises EngineFault CONTEXT_FAILED."""
-    from coscheduler.engines.analysis import native
+    from coscheduler.engines.analysis import sequences
 
-    spec = native.ContextSpec(wanted.n_ctx, wanted.n_batch, wanted.kv_type, threads)
-    context = native.Context(model, spec, journal)
+    spec = sequences.ContextSpec(
+        wanted.n_ctx,
+        wanted.n_batch,
+        wanted.kv_type,
+        threads,
+        sequence_count=wanted.sequence_count,
+        flash_attention=wanted.flash_attention,
+    )
+    context = sequences.Context(model, spec, journal)
     try:
         return Sizes(
             kv_bytes=journal.cache_bytes(),

@@ -1,16 +1,18 @@
-"""The analysis engine: a GGUF model, a capped KV cache, answers as JSON.
+"""The analysis engine: a GGUF model, a capped KV cache, answers as JSON or in a conversation.
 
 A task: read the transcript (`request.py`); if it does not fit the context, read it in pieces
 (`reading.py`); each call decodes a prompt in chunks of `n_batch` tokens and draws an answer in
-slices of 32 tokens (`answering.py`); write it with its citations (`result.py`). The context is put
-back to its fresh state after every task, however the task ended.
+slices of 32 tokens (`answering.py`); write it with its citations (`result.py`). Conversations
+(`chatting.py`) draw in the same way. The context, which is the KV cache, is there only while
+something runs: between runs the engine holds the weights alone, and what is worth keeping of a
+sequence is kept in files (`states.py`).
 """
 
 import ctypes
 import logging
 import os
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +28,13 @@ from coscheduler.core.model import (
 )
 from coscheduler.engines.analysis import options, survey
 from coscheduler.engines.analysis.chat import ChatFormat
-from coscheduler.engines.base import OnProgress, Slice, StageResult, Task
+from coscheduler.engines.analysis.journal import Journal
+from coscheduler.engines.base import Mailbox, OnProgress, Slice, StageResult, Task
 from coscheduler.errors import EngineFault, Refused
 
 if TYPE_CHECKING:
-    from coscheduler.engines.analysis import native
+    from coscheduler.engines.analysis import native, sequences
+    from coscheduler.engines.analysis.states import States
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +48,15 @@ class _Loaded:
     model: "native.Model"
     chat: ChatFormat
     weights_bytes: int
-    context: "native.Context | None" = None
-    kv_bytes: int = 0
-    compute_bytes: int = 0
+
+
+@dataclass
+class _Run:
+    """What a run holds beside it."""
+
+    context: "sequences.Context"
+    kv_bytes: int
+    compute_bytes: int
 
 
 class AnalysisEngine:
@@ -60,9 +70,9 @@ class AnalysisEngine:
             raise Refused("ENGINE_NOT_CONFIGURED", "the config has no [analysis] section")
         self._settings: AnalysisSettings = settings.analysis
         self._device = settings.device
-        self._journal: native.Journal | None = None
+        self._journal: Journal | None = None
         self._loaded: _Loaded | None = None
-        self._is_running = False
+        self._run: _Run | None = None
 
     # -- what it is
 
@@ -94,12 +104,11 @@ class AnalysisEngine:
         loaded = self._loaded
         if loaded is None:
             return ()
-        # On the CPU the compute buffer's pages exist from the first decode to the end of the task.
-        has_workspace = self._device.device == "cuda" or self._is_running
+        run = self._run
         return (
             LineBytes(Line.WEIGHTS, loaded.weights_bytes),
-            LineBytes(Line.KV_CACHE, loaded.kv_bytes),
-            LineBytes(Line.WORKSPACE, loaded.compute_bytes if has_workspace else 0),
+            LineBytes(Line.KV_CACHE, run.kv_bytes if run else 0),
+            LineBytes(Line.WORKSPACE, run.compute_bytes if run else 0),
         )
 
     # -- its life
@@ -115,18 +124,18 @@ class AnalysisEngine:
         os.environ.setdefault("GOMP_SPINCOUNT", "0")
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort would start a debugger and wait
         try:
-            from coscheduler.engines.analysis import native
+            from coscheduler.engines.analysis import library
         except ImportError as error:
             raise EngineFault(
                 "ENGINE_NOT_INSTALLED", f"install the extra 'analysis': {error}"
             ) from None
-        self._journal = native.open_library()
+        self._journal = library.open_library()
         if self._device.device == "cuda":
-            native.warm_up_gpu(self._device.index)
+            library.warm_up_gpu(self._device.index)
         _trim()  # what the imports freed must not shrink the figures of the first load
 
     def load(self, option: Option, on_progress: OnProgress) -> None:
-        """Raises EngineFault MODEL_LOAD_FAILED or CONTEXT_FAILED; nothing is held then."""
+        """Raises EngineFault MODEL_LOAD_FAILED; nothing is held then."""
         from coscheduler.engines.analysis import native
 
         journal = self._started()
@@ -135,7 +144,7 @@ class AnalysisEngine:
         is_gpu = self._device.device == "cuda"
         spec = native.ModelSpec(
             self._settings.model,
-            self._settings.use_mmap,
+            choice.is_mapped,
             self._device.index if is_gpu else None,
             choice.n_gpu_layers,
         )
@@ -146,67 +155,65 @@ class AnalysisEngine:
                 model.chat_template(), model.bos_text, model.eos_text, model.control_texts()
             )
             self._loaded = _Loaded(option, choice, model, chat, weights_bytes)
-            self._open_context()
         except BaseException:
-            self._loaded = None
             model.close()
             _trim()
             raise
 
-    def unload(self) -> None:
-        """Free context and weights and hand the pages back."""
-        loaded, self._loaded = self._loaded, None
-        if loaded is None:
-            return
-        if loaded.context is not None:
-            loaded.context.close()
-        loaded.model.close()
-        _trim()
+    def switch(self, option: Option) -> None:
+        """Run with another context from now on."""
+        loaded, choice = self._need_loaded(), options.Choice.of(option)
+        assert choice.base == loaded.choice.base
+        loaded.option, loaded.choice = option, choice
 
-    def _started(self) -> "native.Journal":
+    def unload(self) -> None:
+        """Free the weights and hand the pages back."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.model.close()
+            _trim()
+
+    def _started(self) -> "Journal":
         if self._journal is None:
             raise RuntimeError("load before start")
         return self._journal
 
-    def _open_context(self) -> "native.Context":
-        """Make the context of the loaded option and note its sizes.
+    @contextmanager
+    def _context(self) -> "Iterator[sequences.Context]":
+        """The KV cache and the compute buffers, for as long as the block lasts.
 
-        It is missing after a load, and where making it again failed at the end of a task.
+        Raises EngineFault CONTEXT_FAILED.
         """
-        from coscheduler.engines.analysis import native
+        from coscheduler.engines.analysis import sequences
 
         loaded, journal = self._need_loaded(), self._started()
-        spec = native.ContextSpec(
-            loaded.choice.n_ctx,
-            loaded.choice.n_batch,
-            loaded.choice.kv_type,
+        context = sequences.Context(loaded.model, self._context_spec(), journal)
+        caches = (journal.buffers("KV"), journal.buffers("RS"))  # attention, recurrent state
+        self._run = _Run(
+            context,
+            sum(self._on_device(buffers) for buffers in caches),
+            self._on_device(journal.buffers("compute")),
+        )
+        try:
+            yield context
+        finally:
+            self._run = None
+            context.close()
+            _trim()
+
+    def _context_spec(self) -> "sequences.ContextSpec":
+        from coscheduler.engines.analysis import sequences
+
+        choice = self._need_loaded().choice
+        return sequences.ContextSpec(
+            choice.n_ctx,
+            choice.n_batch,
+            choice.kv_type,
             self._device.threads,
             offload=self._device.device == "cuda",
+            sequence_count=choice.sequence_count,
+            flash_attention=not choice.is_safe,
         )
-        loaded.context = native.Context(loaded.model, spec, journal)
-        caches = (journal.buffers("KV"), journal.buffers("RS"))  # attention, recurrent state
-        loaded.kv_bytes = sum(self._on_device(buffers) for buffers in caches)
-        loaded.compute_bytes = self._on_device(journal.buffers("compute"))
-        return loaded.context
-
-    def _renew_context(self) -> None:
-        """Back to the state after `load`.
-
-        On the CPU only a new context gives the touched pages of the compute buffer back; it costs
-        the zeroing of the KV cache. On a GPU the buffers are there from the start, zeroing is
-        enough.
-        """
-        loaded = self._need_loaded()
-        self._is_running = False
-        if loaded.context is None:
-            return
-        if self._device.device == "cuda":
-            loaded.context.forget()
-            return
-        loaded.context.close()
-        loaded.context = None
-        _trim()
-        self._open_context()
 
     def _on_device(self, buffers: dict[str, int]) -> int:
         """Sum of the buffers in device memory: on the CPU all that is not a mapped file."""
@@ -236,20 +243,41 @@ class AnalysisEngine:
         from coscheduler.engines.analysis import answering, reading, request, result
         from coscheduler.engines.analysis.kept import Kept
 
-        loaded = self._need_loaded()
+        loaded, states = self._need_loaded(), self._states()
         choice = loaded.choice
-        asked = request.of_task(task, loaded.model, loaded.chat, choice.n_ctx)
-        context = loaded.context or self._open_context()
-        conversation = answering.Conversation(loaded.model, context, choice.n_batch)
+        share = max(self._settings.piece_tokens_max, choice.n_ctx // choice.sequence_count)
+        size_max = min(choice.n_ctx, share)
+        asked = request.of_task(task, loaded.model, loaded.chat, choice.n_ctx, size_max)
         kept = Kept(task.resume_dir, self._identity())
-        read = reading.Reading(asked, conversation, kept)
-        self._is_running = True
-        try:
+        with self._context() as context:
+            conversation = answering.Conversation(loaded.model, context, choice.n_batch, states)
+            read = reading.Reading(asked, conversation, kept)
             with closing(read.run()) as steps:
                 yield from steps
-        finally:
-            self._renew_context()
         return result.save(task, asked, read.outcome)
+
+    def chat(self, mail: Mailbox, expected_count: int) -> Generator[Slice, None, StageResult]:
+        """Hold conversations; see `base.ChattingEngine`. Raises EngineFault CONTEXT_FAILED or
+        DECODE_FAILED; what is wrong with one request is told to that one.
+        """
+        from coscheduler.engines.analysis.chatting import Chatting
+
+        loaded, states = self._need_loaded(), self._states()
+        choice = loaded.choice
+        with self._context() as context:
+            chatting = Chatting(
+                loaded.model, loaded.chat, context, choice.n_ctx, choice.n_batch, states, mail
+            )
+            with closing(chatting.run(expected_count)) as steps:
+                yield from steps
+        numbers = {"answers": chatting.answer_count, "completion_tokens": chatting.token_count}
+        return StageResult(files=(), numbers=numbers)
+
+    def _states(self) -> "States":
+        from coscheduler.engines.analysis.states import States
+
+        folder = self._settings.session_dir
+        return States(folder, int(self._settings.session_bytes_max), self._identity())
 
     def _identity(self) -> dict[str, Any]:
         """All that decides an answer beside the question."""

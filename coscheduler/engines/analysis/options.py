@@ -1,7 +1,12 @@
-"""The ways for the model to be in memory, at most six.
+"""The ways for the model to be in memory: at most six, and a safe one.
 
-On the CPU: KV type x context length. On a card: the best of these, with fewer and fewer layers on
-the card and the others in RAM. As that always fits, no coarser cache is ever needed there.
+On the CPU: KV type x context length, the best of them also with the weights mapped from the file:
+slower, for they are not repacked. On a card: the best of these, with fewer and fewer layers on the
+card and the others in RAM. As that always fits, no coarser cache is ever needed there. The safe one
+is for the time after the library has aborted: no flash attention, f16, a small batch.
+
+Weights are what a load takes; the KV cache comes with a run and goes with it. So options of the
+same weights (`Option.base`) take each other's place without a load.
 
 Quality tiers. Full context in f16, q8_0, q4_0 are tiers 0, 1, 2. A smaller context comes after all
 KV types of a larger one, three tiers for each halving: it changes no word of an answer, but longer
@@ -11,12 +16,13 @@ memory than one of a better tier is left out.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from coscheduler.config import AnalysisSettings, DeviceSettings
-from coscheduler.core.model import Line, LineBytes, Lines, Option, RunLine
+from coscheduler.core.model import Line, LineBytes, Option, RunLine
 from coscheduler.engines.analysis import on_card
-from coscheduler.engines.analysis.dry_run import Sizes
+from coscheduler.engines.analysis.dry_run import Sizes, Wanted
 from coscheduler.engines.analysis.footprint import CELLS_STEP, KV_TYPES, Footprint
 from coscheduler.errors import EngineFault
 
@@ -25,6 +31,7 @@ OPTIONS_MAX = 6
 DECODE_TOKENS_PER_SLICE = 32
 SLICE_MS_MIN = 250
 BATCH_MIN = 32
+MAPPED_SLOWDOWN = 2  # of weights that are not repacked for the processor
 CONTENTION = 4  # a slice may take this much longer than on an idle machine
 
 
@@ -37,11 +44,26 @@ class Choice:
     n_gpu_layers: int
     quality_tier: int
     n_batch: int  # tokens decoded in one call
+    sequence_count: int = 1  # texts that share the context
+    is_mapped: bool = False  # weights read from the file as they are needed
+    is_safe: bool = False
 
     @property
     def name(self) -> str:
-        """For people: "n_ctx 8192, KV q8_0"."""
-        return f"n_ctx {self.n_ctx}, KV {self.kv_type}"
+        """For people: "n_ctx 8192, KV q8_0, mapped"."""
+        parts = [f"n_ctx {self.n_ctx}", f"KV {self.kv_type}"]
+        return ", ".join(parts + ["mapped"] * self.is_mapped + ["safe"] * self.is_safe)
+
+    @property
+    def base(self) -> str:
+        """What is loaded: the same for options that differ in their runs alone."""
+        return f"{self.n_gpu_layers} GPU layers, mapped: {self.is_mapped}"
+
+    @property
+    def wanted(self) -> Wanted:
+        """The context to ask the library about."""
+        flash = not self.is_safe
+        return Wanted(self.n_ctx, self.kv_type, self.n_batch, self.sequence_count, flash)
 
     @staticmethod
     def of(option: Option) -> "Choice":
@@ -111,6 +133,7 @@ def _fitting(
     footprint: Footprint, settings: AnalysisSettings, device: DeviceSettings, n_batch: int
 ) -> list[Choice]:
     full, floor = _limits(footprint, settings)
+    count = _sequence_count(footprint, settings)
     found = []
     for kv_type in settings.kv_types:
         if not footprint.supports(kv_type):
@@ -119,9 +142,41 @@ def _fitting(
         n_ctx = footprint.n_ctx_fitting(cap, full, kv_type, n_batch)
         while n_ctx >= floor:
             tier = KV_TYPES.index(kv_type) + len(KV_TYPES) * math.ceil(math.log2(full / n_ctx))
-            found.append(Choice(n_ctx, kv_type, 0, tier, n_batch))
+            found.append(Choice(n_ctx, kv_type, 0, tier, n_batch, count, settings.use_mmap))
             n_ctx = n_ctx // 2 // CELLS_STEP * CELLS_STEP
     return found
+
+
+def _sequence_count(footprint: Footprint, settings: AnalysisSettings) -> int:
+    """Texts that share the context. State and windows would take memory for each of them."""
+    has_windows = any(layer.window for layer in footprint.kv_layers)
+    return 1 if footprint.state_bytes or has_windows else settings.sequences_max
+
+
+def with_others(
+    chosen: Sequence[Choice], footprint: Footprint, device: DeviceSettings
+) -> tuple[Choice, ...]:
+    """The choices, on the CPU the best also mapped, and the safe one last."""
+    best, others = chosen[0], chosen[1:]
+    first = [best]
+    if device.device == "cpu" and not best.is_mapped:
+        first.append(replace(best, is_mapped=True))
+    room = OPTIONS_MAX - len(first)
+    kept = others if len(others) <= room else (*others[: room - 1], others[-1])
+    safe = _safe(best, footprint)
+    return (*first, *kept, *([safe] if safe else []))
+
+
+def _safe(best: Choice, footprint: Footprint) -> Choice | None:
+    """The safe choice beside the best one, with no more KV cache; None where nothing is left."""
+    cap = footprint.kv_bytes(best.n_ctx, best.kv_type, best.n_batch)
+    n_ctx = footprint.n_ctx_fitting(cap, best.n_ctx, "f16", BATCH_MIN)
+    if not n_ctx or not footprint.supports("f16"):
+        return None
+    tier = len(KV_TYPES) * math.ceil(math.log2(best.n_ctx / n_ctx)) + best.quality_tier
+    tier -= KV_TYPES.index(best.kv_type)
+    safe = replace(best, n_ctx=n_ctx, kv_type="f16", n_batch=BATCH_MIN, is_safe=True)
+    return replace(safe, quality_tier=tier)
 
 
 def _pruned(found: list[Choice], footprint: Footprint) -> tuple[Choice, ...]:
@@ -162,44 +217,39 @@ def option(
 ) -> Option:  # fmt: skip
     """The option with its bytes by line and its estimated times.
 
-    On the CPU llama.cpp reserves the compute buffer with the context but the kernel counts its
-    pages only once a run has touched them, so it is a line of the run. On a GPU it is taken at
-    once.
+    KV cache and compute buffer are taken by a run, and given back at its end.
     """
-    run: tuple[RunLine, ...] = ()
-    whole_kv = _kv_bytes(choice, sizes, footprint)
-    kv = LineBytes(Line.KV_CACHE, whole_kv)
+    whole_kv = kv_bytes = _kv_bytes(choice, sizes, footprint)
+    workspace, layers, n_batch = sizes.compute_bytes, choice.n_gpu_layers, choice.n_batch
     if device.device == "cpu":
-        weights = 0 if analysis.use_mmap else footprint.weights_bytes
-        resident: Lines = (LineBytes(Line.WEIGHTS, weights + footprint.vocabulary_bytes), kv)
-        scratch = choice.n_batch * max(footprint.feed_forward, footprint.width) * 2
-        run = (RunLine(Line.WORKSPACE, sizes.compute_bytes + scratch),)
-        host_bytes = footprint.weights_bytes if analysis.use_mmap else 0
+        weights = 0 if choice.is_mapped else footprint.weights_bytes
+        on_device = weights + footprint.vocabulary_bytes
+        host_bytes = footprint.weights_bytes if choice.is_mapped else 0
+        workspace += n_batch * max(footprint.feed_forward, footprint.width) * 2
+        workspace += kv_bytes // max(1, 2 * len(footprint.layers))  # keys of a layer being saved
     else:
-        layers, n_batch = choice.n_gpu_layers, choice.n_batch
         on_device = footprint.offloaded_bytes(layers)
-        kept_kv = on_card.kv_bytes(
+        kv_bytes = on_card.kv_bytes(
             footprint, layers, choice.n_ctx, choice.kv_type, n_batch, whole_kv
         )
-        kv = LineBytes(Line.KV_CACHE, kept_kv)
-        workspace = LineBytes(Line.WORKSPACE, sizes.compute_bytes)
-        resident = (LineBytes(Line.WEIGHTS, on_device), kv, workspace)
         host_bytes = footprint.embedding_bytes + footprint.vocabulary_bytes
-        host_bytes += on_card.ram_bytes(footprint, layers) + whole_kv - kept_kv
-    speed = rates(device)
-    prompt_ms = prefill_ms(footprint, choice.n_batch, device)
-    decode_ms = DECODE_TOKENS_PER_SLICE * _token_ms(choice, footprint, device)
+        host_bytes += on_card.ram_bytes(footprint, layers) + whole_kv - kv_bytes
+    slowdown = MAPPED_SLOWDOWN if choice.is_mapped else 1
+    prompt_ms = slowdown * prefill_ms(footprint, n_batch, device)
+    decode_ms = slowdown * DECODE_TOKENS_PER_SLICE * _token_ms(choice, footprint, device)
     return Option(
         name=choice.name if device.device == "cpu" else f"{layers} layers, {choice.name}",
-        resident=resident,
-        run=run,
+        resident=(LineBytes(Line.WEIGHTS, on_device),),
+        run=(RunLine(Line.KV_CACHE, kv_bytes), RunLine(Line.WORKSPACE, workspace)),
         quality_tier=choice.quality_tier,
-        load_ms=50 + (footprint.weights_bytes + kv.bytes) // speed.copy_bytes_per_ms,
+        load_ms=50 + (footprint.weights_bytes + kv_bytes) // rates(device).copy_bytes_per_ms,
         run_ms_per_second=_run_ms_per_second(choice, footprint, prompt_ms, device),
         slice_ms_max=max(SLICE_MS_MIN, CONTENTION * max(prompt_ms, int(decode_ms))),
         host_bytes=max(0, host_bytes),
         settings_json=json.dumps(choice.__dict__, sort_keys=True),
         files=(str(analysis.model),),
+        base=choice.base,
+        is_safe=choice.is_safe,
     )
 
 

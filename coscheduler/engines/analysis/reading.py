@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coscheduler.engines.analysis import catalogue, citing, pieces, request
-from coscheduler.engines.analysis.answering import Answer, Call, Conversation
+from coscheduler.engines.analysis.answering import Answer, Attempt, Call, Conversation
 from coscheduler.engines.analysis.kept import Kept
 from coscheduler.engines.analysis.pieces import Piece
 from coscheduler.engines.analysis.request import Request
@@ -58,6 +58,16 @@ class Outcome:
     how: str = "whole"
     records: list[Record] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A call that is to be made: what it is about, and which piece it is."""
+
+    call: Call
+    what: str
+    turns: Sequence[Turn]
+    number: int = 0
 
 
 class Reading:
@@ -144,19 +154,28 @@ class Reading:
     def _mapped(self) -> Steps:
         asked = self._asked
         is_join = asked.template.merge == "join" and asked.template.schema is not None
-        answer_max = min(asked.tokens_max, asked.room // (2 if is_join else MERGE_SHARE))
-        parts = self._cut(asked, asked.transcript.turns, answer_max, 0)
+        size_max = asked.piece_size_max
+        room = asked.room - (asked.n_ctx - size_max)
+        answer_max = min(asked.tokens_max, room // (2 if is_join else MERGE_SHARE))
+        parts = self._cut(asked, asked.transcript.turns, answer_max, 0, size_max=size_max)
         self._plan(len(parts) + (0 if is_join else -(-len(parts) // 2)), asked.n_ctx)
-        answers: list[Value] = []
+        wanted = []
         for number, piece in enumerate(parts, 1):
-            text = request.part(number, len(parts), piece.turns)
-            call = asked.call(text, asked.schema_for(piece.turns), answer_max)
-            note = f"piece {number} of {len(parts)}: "
-            answer = yield from self._call(call, "piece", piece.turns, note)
-            if answer is None:
-                self._leave_out(number, len(parts), answer_max)
-            else:
-                answers.append(answer)
+            call = asked.call(
+                request.part(number, len(parts), piece.turns),
+                asked.schema_for(piece.turns),
+                answer_max,
+            )
+            wanted.append(_Wanted(call, "piece", piece.turns, number))
+        answers: list[Value] = []
+        for group in self._side_by_side(wanted):
+            numbers = "-".join(dict.fromkeys(str(group[end].number) for end in (0, -1)))
+            note = f"piece {numbers} of {len(parts)}: "
+            for one, answer in zip(group, (yield from self._calls(group, note)), strict=True):
+                if answer is None:
+                    self._leave_out(one.number, len(parts), answer_max)
+                else:
+                    answers.append(answer)
         if not answers:
             raise _nothing_whole(answer_max, len(parts))
         if is_join:
@@ -251,25 +270,28 @@ class Reading:
         answer_max: int,
         so_far_max: int,
         overlap_turns: int | None = None,
+        size_max: int | None = None,
     ) -> tuple[Piece, ...]:
         """Pieces whose whole prompts fit: what is said around them is measured, not guessed.
 
-        `so_far_max`: tokens to leave for an answer that stands before a piece.
+        `so_far_max`: tokens to leave for an answer that stands before a piece. A call takes at most
+        `size_max` tokens (None: the whole context).
         """
+        size_max = size_max or asked.n_ctx
         overlap = asked.parameters.overlap_turns if overlap_turns is None else overlap_turns
         fixed = asked.count(request.next_part(999, 999, {}, ())) + 2 * so_far_max
-        room = asked.room - answer_max - fixed
+        room = asked.room - (asked.n_ctx - size_max) - answer_max - fixed
         if asked.template.answer_ratio:
             room = min(room, int(answer_max / asked.template.answer_ratio))
         for _ in range(CUT_ATTEMPTS_MAX):
             parts = pieces.cut(turns, asked.count, room, overlap, asked.turns_max)
             longest = max(len(asked.tokens(request.part(999, 999, part.turns))) for part in parts)
-            excess = longest + 2 * so_far_max + answer_max - asked.n_ctx
+            excess = longest + 2 * so_far_max + answer_max - size_max
             if excess <= 0:
                 return parts
             room -= excess
         raise EngineFault(
-            "TRANSCRIPT_TOO_LONG", f"no piece fits a context of {asked.n_ctx}", n_ctx=asked.n_ctx
+            "TRANSCRIPT_TOO_LONG", f"no piece fits {size_max} tokens", tokens_max=size_max
         )
 
     # -- one call
@@ -289,23 +311,66 @@ class Reading:
         self, call: Call, what: str, turns: Sequence[Turn], note: str
     ) -> Generator[Slice, None, Value | None]:
         """Ask, or take what was kept; None when the answer was cut before anything whole."""
-        if call.size > self._asked.n_ctx:
-            raise _too_long(call, self._asked.n_ctx)
-        kept = self._kept.get(call)
-        answer = kept or Answer()
+        (value,) = yield from self._calls([_Wanted(call, what, turns)], note)
+        return value
+
+    def _side_by_side(self, wanted: Sequence["_Wanted"]) -> list[list["_Wanted"]]:
+        """Neighbours that the context holds together."""
+        groups: list[list[_Wanted]] = [[]]
+        for one in wanted:
+            group = groups[-1]
+            cells = sum(other.call.size - other.call.shared_count for other in group)
+            fits = cells + one.call.size <= self._asked.n_ctx
+            if group and (not fits or len(group) == self._conversation.sequence_count):
+                groups.append([])
+            groups[-1].append(one)
+        return groups
+
+    def _calls(
+        self, wanted: Sequence["_Wanted"], note: str
+    ) -> Generator[Slice, None, list[Value | None]]:
+        """Ask several at once; those of a group are kept together, for what they are drawn beside
+        may decide the last bit of a score.
+        """
+        for one in wanted:
+            if one.call.size > self._asked.n_ctx:
+                raise _too_long(one.call, self._asked.n_ctx)
+        kept = [self._kept.get(one.call) for one in wanted]
+        answers = [answer for answer in kept if answer is not None]
+        is_kept = len(answers) == len(wanted)
         before = self._done
-        if kept is None:
-            for done in self._conversation.answer(call, answer):
-                is_reading = done <= len(call.prompt)
-                doing = "reading the transcript" if is_reading else "writing"
+        if not is_kept:
+            answers = yield from self._draw(wanted, note)
+        self._done = min(before + len(wanted) * self._planned, self._total)
+        for one, answer in zip(wanted, answers, strict=True):
+            record = _record(one.call, answer, one.what, one.turns, is_kept)
+            self.outcome.records.append(record)
+        return [self._value(one, answer) for one, answer in zip(wanted, answers, strict=True)]
+
+    def _draw(self, wanted: Sequence["_Wanted"], note: str) -> Generator[Slice, None, list[Answer]]:
+        attempts = [
+            Attempt(one.call, self._kept.begun(one.call) or Answer(), self._kept.key(one.call))
+            for one in wanted
+        ]
+        before, prompt_count = self._done, sum(len(one.call.prompt) for one in wanted)
+        doing = "reading the transcript"
+        try:
+            for done in self._conversation.answer(*attempts):
                 yield Slice(min(before + done, self._total), self._total, note + doing)
-            self._kept.put(call, answer)
-        self._done = min(before + self._planned, self._total)
-        self.outcome.records.append(_record(call, answer, what, turns, kept is not None))
+                doing = "reading the transcript" if done < prompt_count else "writing"
+        except GeneratorExit:
+            for attempt in attempts:
+                self._kept.put_begun(attempt.call, attempt.answer)
+            raise
+        for attempt in attempts:
+            self._kept.put(attempt.call, attempt.answer)
+        return [attempt.answer for attempt in attempts]
+
+    def _value(self, one: "_Wanted", answer: Answer) -> Value | None:
         is_cut_list = self._asked.template.per_turn and answer.finish == "length"
-        value = answer.value(self._asked.template.schema if is_cut_list else call.schema)
-        if value is not None and what != "merge" and self._asked.template.per_turn:
-            value = citing.numbered(value, turns)
+        value = answer.value(self._asked.template.schema if is_cut_list else one.call.schema)
+        if value is not None and one.what != "merge" and self._asked.template.per_turn:
+            value = citing.numbered(value, one.turns)
         return value
 
     def _leave_out(self, number: int, count: int, tokens_max: int) -> None:

@@ -28,7 +28,9 @@ SILENCE = "(no speech was recognised)"
 
 @dataclass(frozen=True)
 class Request:
-    """One template asked about one transcript, on a model whose context holds `n_ctx` tokens."""
+    """One template asked about one transcript, on a model whose context holds `n_ctx` tokens; a
+    call about one of many pieces takes at most `piece_size_max` of them.
+    """
 
     parameters: stages.AnalyzeParameters
     template: Template
@@ -37,6 +39,7 @@ class Request:
     model: Model
     chat: ChatFormat
     n_ctx: int
+    piece_size_max: int
 
     @cached_property
     def _shared(self) -> list[int]:
@@ -119,7 +122,9 @@ class Request:
         return found
 
 
-def of_task(task: Task, model: Model, chat: ChatFormat, n_ctx: int) -> Request:
+def of_task(
+    task: Task, model: Model, chat: ChatFormat, n_ctx: int, piece_size_max: int | None = None
+) -> Request:
     """Read what a task asks. Raises InvalidInput for bad parameters, templates or transcripts."""
     parameters = stages.parse(task.stage, dict(task.parameters))
     assert isinstance(parameters, stages.AnalyzeParameters)
@@ -132,6 +137,7 @@ def of_task(task: Task, model: Model, chat: ChatFormat, n_ctx: int) -> Request:
         model=model,
         chat=chat,
         n_ctx=n_ctx,
+        piece_size_max=piece_size_max or n_ctx,
     )
 
 

@@ -1,7 +1,14 @@
-"""Drawing tokens, under a grammar where there is one."""
+"""Drawing tokens, under a grammar where there is one.
+
+The random numbers of a token are those of (seed, place in the answer): an answer that was
+interrupted goes on as if it had not been.
+"""
 
 import ctypes
 import math
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +16,9 @@ import llama_cpp.llama_cpp as api
 import numpy as np
 import numpy.typing as npt
 
-from coscheduler.engines.analysis.native import Context, Model, alive
+from coscheduler.engines.analysis.library import alive
+from coscheduler.engines.analysis.native import Model
+from coscheduler.engines.analysis.sequences import Context
 from coscheduler.errors import EngineFault
 
 
@@ -34,34 +43,53 @@ class Sampler:
     filtering a vocabulary of 131,072 tokens costs more than the draw.
     """
 
-    def __init__(self, model: Model, sampling: Sampling, grammar: str | None) -> None:
-        """Raises EngineFault GRAMMAR_INVALID when llama.cpp cannot read the grammar."""
-        self._chain: Any = None
+    def __init__(
+        self, model: Model, sampling: Sampling, grammar: str | None, drawn: Sequence[int] = ()
+    ) -> None:
+        """Go on behind the tokens in `drawn`.
+
+        Raises EngineFault GRAMMAR_INVALID when llama.cpp cannot read the grammar.
+        """
+        self._sampling = sampling
+        self._count = 0
+        self._is_open = True
         self._grammar: Any = None
         if grammar is not None:
             self._grammar = api.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
             if not self._grammar:
                 raise EngineFault("GRAMMAR_INVALID", "llama.cpp cannot read the grammar")
-        self._chain = _chain(sampling)
+        for token in drawn:
+            self._note(token)
 
     def close(self) -> None:
-        """Free both samplers."""
-        chain, self._chain = self._chain, None
+        """Free the grammar."""
         grammar, self._grammar = self._grammar, None
-        for handle in (chain, grammar):
-            if handle:
-                api.llama_sampler_free(handle)
+        self._is_open = False
+        if grammar:
+            api.llama_sampler_free(grammar)
 
-    def sample(self, context: Context) -> int:
-        """The next token after what `context` has decoded."""
-        chain = alive(self._chain, "sampler")
-        token = int(api.llama_sampler_sample(chain, context.handle, -1))
-        if self._grammar is None:
-            return token
-        if not self._allows(token):
-            token = self._draw_within_grammar(context)
-        api.llama_sampler_accept(self._grammar, token)
+    def sample(self, context: Context, row: int = -1) -> int:
+        """The next token, by a row of logits of what `context` has decoded last."""
+        alive(self._is_open or None, "sampler")
+        with self._chain() as chain:
+            token = int(api.llama_sampler_sample(chain, context.handle, row))
+            if self._grammar is not None and not self._allows(token):
+                token = self._draw_within_grammar(context, row)
+        self._note(token)
         return token
+
+    def _note(self, token: int) -> None:
+        self._count += 1
+        if self._grammar is not None:
+            api.llama_sampler_accept(self._grammar, token)
+
+    @contextmanager
+    def _chain(self) -> Iterator[Any]:
+        chain = _chain(self._sampling, self._count)
+        try:
+            yield chain
+        finally:
+            api.llama_sampler_free(chain)
 
     def _allows(self, token: int) -> bool:
         one = np.zeros(1, dtype=_CANDIDATE)
@@ -70,14 +98,15 @@ class Sampler:
         api.llama_sampler_apply(self._grammar, ctypes.byref(array))
         return math.isfinite(array.data[0].logit)
 
-    def _draw_within_grammar(self, context: Context) -> int:
+    def _draw_within_grammar(self, context: Context, row: int) -> int:
         candidates = np.zeros(context.vocab_size, dtype=_CANDIDATE)
         candidates["id"] = np.arange(context.vocab_size)
-        candidates["logit"] = context.logits()
+        candidates["logit"] = context.logits(row)
         api.llama_sampler_apply(self._grammar, ctypes.byref(_candidate_array(candidates)))
         allowed = candidates[np.isfinite(candidates["logit"])]
         array = _candidate_array(allowed)
-        api.llama_sampler_apply(self._chain, ctypes.byref(array))
+        with self._chain() as chain:
+            api.llama_sampler_apply(chain, ctypes.byref(array))
         return int(array.data[array.selected].id)
 
 
@@ -87,7 +116,8 @@ def _candidate_array(candidates: npt.NDArray[Any]) -> Any:
     return api.llama_token_data_array(pointer, len(candidates), -1, False)
 
 
-def _chain(sampling: Sampling) -> Any:
+def _chain(sampling: Sampling, place: int) -> Any:
+    """The samplers for the token at this place of an answer."""
     chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
     if sampling.temperature == 0:
         api.llama_sampler_chain_add(chain, api.llama_sampler_init_greedy())
@@ -96,7 +126,7 @@ def _chain(sampling: Sampling) -> Any:
         api.llama_sampler_init_top_k(sampling.top_k),
         api.llama_sampler_init_top_p(sampling.top_p, 1),
         api.llama_sampler_init_temp(sampling.temperature),
-        api.llama_sampler_init_dist(sampling.seed),
+        api.llama_sampler_init_dist(zlib.crc32(f"{sampling.seed}:{place}".encode())),
     ):
         api.llama_sampler_chain_add(chain, sampler)
     return chain

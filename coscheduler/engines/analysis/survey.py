@@ -26,18 +26,24 @@ def options_of(settings: AnalysisSettings, device: DeviceSettings) -> tuple[Foot
     """
     by_header = footprint.of(header.read(settings.model))
     try:
-        guessed = options.choices(by_header, settings, device)
+        guessed = _chosen(by_header, settings, device)
     except EngineFault:
         guessed = ()  # the header may overstate the cache
     n_batch = options.batch(by_header, settings.n_batch, device)
     probe = Wanted(PROBE_N_CTX, "f16", n_batch)
     report = dry_run.measure(settings.model, [probe, *_wanted(guessed)], device.threads)
     corrected = corrected_by(by_header, probe, report.sizes[0])
-    chosen, sizes = options.choices(corrected, settings, device), report.sizes[1:]
+    chosen, sizes = _chosen(corrected, settings, device), report.sizes[1:]
     if chosen != guessed or not any(sizes):
         sizes = dry_run.measure(settings.model, _wanted(chosen), device.threads).sizes
     pairs = zip(chosen, sizes, strict=True)
     return corrected, tuple((choice, size) for choice, size in pairs if size is not None)
+
+
+def _chosen(
+    model: Footprint, settings: AnalysisSettings, device: DeviceSettings
+) -> tuple[options.Choice, ...]:
+    return options.with_others(options.choices(model, settings, device), model, device)
 
 
 def corrected_by(by_header: Footprint, probe: Wanted, sizes: Sizes | None) -> Footprint:
@@ -49,4 +55,4 @@ def corrected_by(by_header: Footprint, probe: Wanted, sizes: Sizes | None) -> Fo
 
 
 def _wanted(choices: Sequence[options.Choice]) -> list[Wanted]:
-    return [Wanted(choice.n_ctx, choice.kv_type, choice.n_batch) for choice in choices]
+    return [choice.wanted for choice in choices]

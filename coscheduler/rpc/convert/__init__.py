@@ -7,6 +7,12 @@ from coscheduler.rpc.convert.artifact import (
     label_from_wire,
     label_to_wire,
 )
+from coscheduler.rpc.convert.chat import (
+    chat_event_from_wire,
+    chat_event_to_wire,
+    chat_request_from_wire,
+    chat_request_to_wire,
+)
 from coscheduler.rpc.convert.gpu import (
     engine_from_wire,
     engine_to_wire,
@@ -29,6 +35,10 @@ __all__ = [
     "artifact_from_wire",
     "artifact_to_wire",
     "asked_job_from_wire",
+    "chat_event_from_wire",
+    "chat_event_to_wire",
+    "chat_request_from_wire",
+    "chat_request_to_wire",
     "engine_from_wire",
     "engine_to_wire",
     "gpu_from_wire",

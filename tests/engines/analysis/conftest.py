@@ -39,6 +39,7 @@ def settings_for(model: Path, device: str = "cpu", **analysis: Any) -> Settings:
     return config.parse(
         {
             "device": {"device": device, "threads": 1},
+            "store": {"data_dir": str(model.parent / "store")},
             "analysis": {"model": str(model), **analysis},
         },
         base_dir=model.parent,

@@ -18,7 +18,8 @@ from coscheduler.procfs import anonymous_bytes
 def main() -> None:
     request = json.loads(sys.argv[1])
     analysis = request | {"n_ctx_max": 8192, "n_ctx_min": 4096, "n_batch": 256}
-    settings = config.parse({"device": {"threads": 1}, "analysis": analysis}, Path.cwd())
+    values = {"device": {"threads": 1}, "analysis": analysis, "store": {"data_dir": sys.argv[2]}}
+    settings = config.parse(values, Path.cwd())
     engine = AnalysisEngine(settings)
     option = engine.describe().options[0]
     engine.start()

@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 
 from coscheduler.config import DeviceSettings
-from coscheduler.engines.analysis import dry_run, footprint, header, native, options, survey
+from coscheduler.engines.analysis import (
+    dry_run,
+    footprint,
+    header,
+    library,
+    native,
+    options,
+    sequences,
+    survey,
+)
 from coscheduler.engines.analysis.footprint import KV_TYPES
 
 from . import architectures
@@ -30,13 +39,13 @@ def test_what_is_predicted_is_what_is_allocated(model: Path) -> None:
     report = dry_run.measure(model, [probe, *contexts], 1)
     by_header = footprint.of(header.read(model))
     predicted = survey.corrected_by(by_header, probe, report.sizes[0])
-    journal = native.open_library()
+    journal = library.open_library()
     loaded = native.Model(native.ModelSpec(model, use_mmap=False), journal)
     weights = sum(journal.buffers("model").values())
     assert abs(weights - predicted.weights_bytes) <= max(ROUNDING_BYTES, weights // 100)
     for wanted, sizes in zip(contexts, report.sizes[1:], strict=True):
-        spec = native.ContextSpec(wanted.n_ctx, N_BATCH, wanted.kv_type, 1)
-        context = native.Context(loaded, spec, journal)
+        spec = sequences.ContextSpec(wanted.n_ctx, N_BATCH, wanted.kv_type, 1)
+        context = sequences.Context(loaded, spec, journal)
         allocated = sum(journal.buffers("KV").values()) + sum(journal.buffers("RS").values())
         arithmetic = predicted.kv_bytes(wanted.n_ctx, wanted.kv_type, N_BATCH)
         assert abs(allocated - arithmetic) <= ROUNDING_BYTES

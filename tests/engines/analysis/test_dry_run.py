@@ -7,7 +7,14 @@ import gguf
 import numpy as np
 import pytest
 
-from coscheduler.engines.analysis import dry_run, footprint, header, native
+from coscheduler.engines.analysis import (
+    dry_run,
+    footprint,
+    header,
+    library,
+    native,
+    sequences,
+)
 from coscheduler.errors import EngineFault
 
 from . import architectures
@@ -22,14 +29,14 @@ CONTEXTS = [
 def test_sizes_are_those_of_a_real_context(write_model: Callable[..., Path]) -> None:
     path = write_model(layer_count=4, width=256, head_count=4, kv_head_count=2, feed_forward=1024)
     report = dry_run.measure(path, CONTEXTS, 1, ["We ship on friday.", ""])
-    journal = native.open_library()
+    journal = library.open_library()
     model = native.Model(native.ModelSpec(path, use_mmap=False), journal)
     arithmetic = footprint.of(header.read(path))
     tokens = model.tokenize("We ship on friday.", add_special=False, parse_special=False)
     assert report.token_counts == (len(tokens), 0)
     for wanted, size in zip(CONTEXTS, report.sizes, strict=True):
         n_ctx, kv_type = wanted.n_ctx, wanted.kv_type
-        context = native.Context(model, native.ContextSpec(n_ctx, 256, kv_type, 1), journal)
+        context = sequences.Context(model, sequences.ContextSpec(n_ctx, 256, kv_type, 1), journal)
         assert size is not None
         assert size.kv_bytes == sum(journal.buffers("KV").values())
         assert size.compute_bytes == sum(journal.buffers("compute").values())

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from coscheduler import config
-from coscheduler.core.model import EngineName, Line, total_bytes
+from coscheduler.core.model import EngineName, Line
 from coscheduler.engines.analysis import catalogue, request
 from coscheduler.engines.analysis.engine import AnalysisEngine
 from coscheduler.errors import EngineFault, InvalidInput, Refused
@@ -45,9 +45,12 @@ def test_describe_needs_neither_start_nor_memory(tiny_model: Path) -> None:
     described = AnalysisEngine(settings_for(tiny_model)).describe()
     assert described.engine is EngineName.ANALYSIS
     assert described.model == "tiny.gguf"
-    assert [option.name for option in described.options][:2] == [
+    assert [option.name for option in described.options] == [
         "n_ctx 8192, KV f16",
+        "n_ctx 8192, KV f16, mapped",
         "n_ctx 4096, KV f16",
+        "n_ctx 2048, KV f16",
+        "n_ctx 8192, KV f16, safe",
     ]
     assert sum(segment.bytes for segment in described.segments) > 300_000
     assert all(option.slice_ms_max >= 250 for option in described.options)
@@ -215,16 +218,16 @@ def test_the_prompt_starts_with_exactly_one_bos(runner: Runner) -> None:
 
 def test_held_is_what_was_announced(engine: AnalysisEngine, runner: Runner) -> None:
     option = engine.describe().options[0]
-    lines = {entry.line: entry.bytes for entry in engine.held()}
-    predicted = {entry.line: entry.bytes for entry in option.resident}
-    assert lines[Line.KV_CACHE] == predicted[Line.KV_CACHE]
-    assert lines[Line.WORKSPACE] == 0
+    idle = {entry.line: entry.bytes for entry in engine.held()}
+    assert (idle[Line.KV_CACHE], idle[Line.WORKSPACE]) == (0, 0)
     slices = engine.slices(runner.task(SUMMARY))
     next(slices)
     running = {entry.line: entry.bytes for entry in engine.held()}
-    assert 0 < running[Line.WORKSPACE] <= option.run[0].fixed_bytes
+    predicted = {entry.line: entry.bytes for entry in option.run_lines(0)}
+    assert running[Line.KV_CACHE] == predicted[Line.KV_CACHE]
+    assert 0 < running[Line.WORKSPACE] <= predicted[Line.WORKSPACE]
     slices.close()
-    assert total_bytes(engine.held()) == sum(lines.values())
+    assert {entry.line: entry.bytes for entry in engine.held()} == idle
 
 
 def test_unload_twice_then_load_another_option(tiny_model: Path, tmp_path: Path) -> None:
@@ -233,7 +236,7 @@ def test_unload_twice_then_load_another_option(tiny_model: Path, tmp_path: Path)
     engine.start()
     engine.unload()
     answers: list[dict[str, Any]] = []
-    for option in (options[0], options[1], options[0]):
+    for option in (options[0], options[2], options[0]):
         engine.load(option, drop)
         answers.append(Runner(engine, _folder(tmp_path, len(answers))).answer(SUMMARY))
         engine.unload()
@@ -286,7 +289,8 @@ def test_a_file_damaged_after_describe_fails_to_load(tiny_model: Path, tmp_path:
 
 def test_a_gpu_that_is_not_there(tiny_model: Path) -> None:
     engine = AnalysisEngine(settings_for(tiny_model, device="cuda"))
-    assert engine.describe().options[0].run == ()
+    layers = [option.name for option in engine.describe().options]
+    assert layers[1] == "2 layers, n_ctx 8192, KV f16"
     from llama_cpp import llama_supports_gpu_offload
 
     if llama_supports_gpu_offload():
@@ -305,7 +309,7 @@ def test_the_librarys_log_goes_to_logging(
         engine.start()
         engine.load(option, drop)
         engine.unload()
-    assert any("KV buffer size" in record.message for record in caplog.records)
+    assert any("model buffer size" in record.message for record in caplog.records)
     assert capfd.readouterr() == ("", "")
 
 

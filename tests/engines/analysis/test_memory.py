@@ -31,6 +31,7 @@ def measured(model: Path, use_mmap: bool, kv_type: str) -> dict[str, int]:
         sys.executable,
         str(Path(__file__).with_name("measure_child.py")),
         json.dumps({"model": str(model), "use_mmap": use_mmap, "kv_types": [kv_type]}),
+        str(model.parent / "store"),
     ]
     done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from coscheduler.engines.analysis import native, sampling
+from coscheduler.engines.analysis import library, native, sampling, sequences
+from coscheduler.engines.analysis.journal import Journal
 from coscheduler.errors import EngineFault
 
 
 @pytest.fixture
-def journal() -> native.Journal:
-    return native.open_library()
+def journal() -> Journal:
+    return library.open_library()
 
 
 @pytest.fixture
-def model(tiny_model: Path, journal: native.Journal) -> Iterator[native.Model]:
+def model(tiny_model: Path, journal: Journal) -> Iterator[native.Model]:
     model = native.Model(native.ModelSpec(tiny_model, use_mmap=False), journal)
     yield model
     model.close()
@@ -38,10 +39,8 @@ def test_control_tokens_are_found(model: native.Model) -> None:
     assert model.piece(end) == b""
 
 
-def test_closed_handles_raise_instead_of_crashing(
-    model: native.Model, journal: native.Journal
-) -> None:
-    context = native.Context(model, native.ContextSpec(256, 64, "f16", 1), journal)
+def test_closed_handles_raise_instead_of_crashing(model: native.Model, journal: Journal) -> None:
+    context = sequences.Context(model, sequences.ContextSpec(256, 64, "f16", 1), journal)
     sampler = sampling.Sampler(model, sampling.Sampling(0, 1, 1, 0), None)
     for handle in (sampler, context, model):
         handle.close()
@@ -56,8 +55,8 @@ def test_closed_handles_raise_instead_of_crashing(
         model.tokenize("a", add_special=False, parse_special=False)
 
 
-def test_the_library_belongs_to_one_thread(model: native.Model, journal: native.Journal) -> None:
-    context = native.Context(model, native.ContextSpec(256, 64, "f16", 1), journal)
+def test_the_library_belongs_to_one_thread(model: native.Model, journal: Journal) -> None:
+    context = sequences.Context(model, sequences.ContextSpec(256, 64, "f16", 1), journal)
     caught: list[str] = []
 
     def elsewhere() -> None:
@@ -75,8 +74,8 @@ def test_the_library_belongs_to_one_thread(model: native.Model, journal: native.
     context.close()
 
 
-def test_tokens_behind_a_count_are_dropped(model: native.Model, journal: native.Journal) -> None:
-    context = native.Context(model, native.ContextSpec(256, 64, "f16", 1), journal)
+def test_tokens_behind_a_count_are_dropped(model: native.Model, journal: Journal) -> None:
+    context = sequences.Context(model, sequences.ContextSpec(256, 64, "f16", 1), journal)
     context.decode([5, 6, 7])
     expected = context.logits().copy()
     context.decode([8, 9])
@@ -89,8 +88,8 @@ def test_tokens_behind_a_count_are_dropped(model: native.Model, journal: native.
     context.close()
 
 
-def test_a_full_context_is_a_fault(model: native.Model, journal: native.Journal) -> None:
-    context = native.Context(model, native.ContextSpec(256, 256, "f16", 1), journal)
+def test_a_full_context_is_a_fault(model: native.Model, journal: Journal) -> None:
+    context = sequences.Context(model, sequences.ContextSpec(256, 256, "f16", 1), journal)
     context.decode([5] * 256)
     with pytest.raises(EngineFault) as caught:
         context.decode([5])
@@ -100,11 +99,11 @@ def test_a_full_context_is_a_fault(model: native.Model, journal: native.Journal)
     context.close()
 
 
-def test_logits_do_not_depend_on_the_chunks(model: native.Model, journal: native.Journal) -> None:
+def test_logits_do_not_depend_on_the_chunks(model: native.Model, journal: Journal) -> None:
     tokens = model.tokenize("We ship the report on friday.", add_special=True, parse_special=False)
     found = []
     for size in (len(tokens), 4, 1):
-        context = native.Context(model, native.ContextSpec(256, 64, "f16", 1), journal)
+        context = sequences.Context(model, sequences.ContextSpec(256, 64, "f16", 1), journal)
         for start in range(0, len(tokens), size):
             context.decode(tokens[start : start + size])
         found.append(context.logits().copy())
@@ -114,12 +113,12 @@ def test_logits_do_not_depend_on_the_chunks(model: native.Model, journal: native
 
 
 def test_an_impossible_context_is_a_fault(
-    write_model: Callable[..., Path], journal: native.Journal
+    write_model: Callable[..., Path], journal: Journal
 ) -> None:
     path = write_model(width=48, head_count=2, kv_head_count=1)  # heads of 24: no whole block
     model = native.Model(native.ModelSpec(path, use_mmap=False), journal)
     with pytest.raises(EngineFault) as caught:
-        native.Context(model, native.ContextSpec(256, 64, "q8_0", 1), journal)
+        sequences.Context(model, sequences.ContextSpec(256, 64, "q8_0", 1), journal)
     assert caught.value.reason == "CONTEXT_FAILED"
     assert "24" in caught.value.message  # the library's own words
     model.close()

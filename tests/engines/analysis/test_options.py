@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coscheduler.config import AnalysisSettings, DeviceSettings
-from coscheduler.core.model import Line, Option, Segment
+from coscheduler.core.model import Line, Option, Segment, total_bytes
 from coscheduler.engines.analysis import options
 from coscheduler.engines.analysis.dry_run import Sizes
 from coscheduler.engines.analysis.footprint import Footprint
@@ -84,29 +84,59 @@ def option_on(device: str, n_gpu_layers: int = 0, **values: Any) -> Option:
     return options.option(choice, sizes, model(), analysis(**values), DeviceSettings(device=device))  # type: ignore[arg-type]
 
 
-def lines_of(option: Option) -> dict[Line, int]:
-    return {entry.line: entry.bytes for entry in option.resident}
+def run_of(option: Option) -> dict[Line, int]:
+    return {entry.line: entry.bytes for entry in option.run_lines(0)}
 
 
-def test_on_the_cpu_the_workspace_is_taken_by_the_run() -> None:
-    option = option_on("cpu")
-    assert lines_of(option)[Line.KV_CACHE] == 1280 * MIB
-    assert Line.WORKSPACE not in lines_of(option)
-    assert option.run[0].line is Line.WORKSPACE
-    assert option.run[0].fixed_bytes >= 90 * MIB
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_load_takes_the_weights_and_a_run_the_context(device: str) -> None:
+    option = option_on(device, n_gpu_layers=41)
+    assert [entry.line for entry in option.resident] == [Line.WEIGHTS]
+    assert run_of(option)[Line.KV_CACHE] == 1280 * MIB
+    assert run_of(option)[Line.WORKSPACE] >= 90 * MIB
 
 
-def test_on_a_gpu_the_workspace_is_taken_at_once() -> None:
-    option = option_on("cuda", n_gpu_layers=999)
-    assert lines_of(option)[Line.WORKSPACE] == 90 * MIB
-    assert option.run == ()
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("kv_types", [("f16",), ALL_TYPES, ("q4_0",)])
+@pytest.mark.parametrize("n_ctx_min", [512, 2048, 8192])
+def test_at_most_six_options_and_a_safe_one_that_takes_no_more(
+    device: str, kv_types: tuple[str, ...], n_ctx_min: int
+) -> None:
+    settings, on = analysis(kv_types=kv_types, n_ctx_min=n_ctx_min), DeviceSettings(device=device)  # type: ignore[arg-type]
+    found = options.with_others(options.choices(model(), settings, on), model(), on)
+    assert len(found) <= options.OPTIONS_MAX + 1
+    assert [choice.is_safe for choice in found] == [False] * (len(found) - 1) + [True]
+    sizes = [Sizes(model().kv_bytes(c.n_ctx, c.kv_type, c.n_batch), 90 * MIB) for c in found]
+    made = [
+        options.option(choice, size, model(), settings, on)
+        for choice, size in zip(found, sizes, strict=True)
+    ]
+    assert len({option.name for option in made}) == len(made)
+    assert made[-1].peak_bytes(0) <= made[0].peak_bytes(0)
+    assert made[-1].base == made[0].base
+    assert (found[-1].kv_type, found[-1].n_batch) == ("f16", options.BATCH_MIN)
+
+
+def test_on_the_cpu_weights_are_loaded_or_mapped() -> None:
+    on, settings = DeviceSettings(), analysis(kv_types=ALL_TYPES)
+    found = options.with_others(options.choices(model(), settings, on), model(), on)
+    heavy = replace(model(), output_bytes=500 * MIB)
+    sizes = Sizes(1280 * MIB, 90 * MIB)
+    loaded, mapped = (options.option(c, sizes, heavy, settings, on) for c in found[:2])
+    assert total_bytes(loaded.resident) - total_bytes(mapped.resident) == mapped.host_bytes
+    assert mapped.host_bytes == 500 * MIB and loaded.host_bytes == 0
+    assert loaded.quality_tier == mapped.quality_tier and loaded.base != mapped.base
+    assert loaded.run_ms_per_second < mapped.run_ms_per_second
+    assert loaded.load_ms == mapped.load_ms, "its pages are read all the same"
+    only = options.choices(model(), analysis(use_mmap=True), on)
+    assert {choice.is_mapped for choice in only} == {True}
 
 
 def test_kv_cache_follows_the_layers_to_the_gpu() -> None:
     option = option_on("cuda", n_gpu_layers=21)  # the output and 20 of 40 layers
-    assert lines_of(option)[Line.KV_CACHE] == 640 * MIB
+    assert run_of(option)[Line.KV_CACHE] == 640 * MIB
     for layers in (0, 1):  # none, and only the output
-        assert lines_of(option_on("cuda", n_gpu_layers=layers))[Line.KV_CACHE] == 0
+        assert run_of(option_on("cuda", n_gpu_layers=layers))[Line.KV_CACHE] == 0
 
 
 def test_what_is_not_on_the_gpu_is_in_the_memory_of_the_host() -> None:
@@ -147,11 +177,11 @@ def test_the_library_has_the_last_word_on_caches_of_another_kind() -> None:
     choice = options.Choice(8192, "f16", 0, 0, 512)
     device = DeviceSettings()
     option = options.option(choice, Sizes(700 * MIB, 0), model(), analysis(), device)
-    assert lines_of(option)[Line.KV_CACHE] == 700 * MIB
+    assert run_of(option)[Line.KV_CACHE] == 700 * MIB
 
 
 def test_the_choice_survives_the_option() -> None:
-    choice = options.Choice(4096, "q8_0", 12, 4, 256)
+    choice = options.Choice(4096, "q8_0", 12, 4, 256, 3, True, True)
     option = options.option(choice, Sizes(0, 0), model(), analysis(), DeviceSettings())
     assert options.Choice.of(option) == choice
 
