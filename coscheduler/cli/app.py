@@ -251,7 +251,6 @@ app.command(
         'coscheduler separate street.flac --desc "a dog" --spans 6.3-7.0,-1.0-2.5 --out results',
     )
 )(separate)
-<<<<<<< HEAD
 app.command(
     epilog=examples(
         "coscheduler transcribe talk.mp3 --language en --output_dir out",
@@ -259,9 +258,7 @@ app.command(
         "coscheduler transcribe meeting.m4a --diarize --min_speakers 2 --config configs/24gb.toml",
     )
 )(transcribe)
-=======
 app.command(epilog=chat.EPILOG)(chat.chat)
->>>>>>> e6f843a (wip)
 
 
 @app.command(
