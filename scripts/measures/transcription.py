@@ -237,16 +237,16 @@ def memory(chosen: argparse.Namespace, folder: Path, shape: str) -> dict[str, An
 
 
 def peaks(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Bytes of both compute types: resident and at the peak of a run."""
+    """Bytes of both compute types: resident, and at the peak of loading and running."""
     duration_ms = audio.probe(chosen.audio, 0, 12 * 3_600_000).duration_ms
     found = {}
     for compute_type in ("float32", "int8"):
         engine = started(chosen, compute_type)
         (option,) = engine.describe().options
         base = anonymous_bytes("self")
-        engine.load(option, lambda done, total: None)
-        held = anonymous_bytes("self") - base
-        with PeakSampler() as sampler:
+        with PeakSampler() as sampler:  # loading converts the weights, and is predicted too
+            engine.load(option, lambda done, total: None)
+            held = anonymous_bytes("self") - base
             transcribe(engine, chosen.audio)
         found[compute_type] = {
             "resident": [total_bytes(option.resident), held],
