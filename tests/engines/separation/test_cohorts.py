@@ -77,8 +77,8 @@ def test_a_layer_is_asked_for_once_for_each_cohort(
 def test_through_the_engine_files_are_the_same(
     models: Path, engine: SeparationEngine, task: Callable[..., Task]
 ) -> None:
-    """Three windows; the second engine takes two of them at a time."""
-    alone, paired = task(noise(4.0)), task(noise(4.0))
+    """Two windows; the second engine takes both at a time."""
+    alone, paired = task(noise(2.4)), task(noise(2.4))
     finish(engine, alone)
     other = SeparationEngine(settings_for(models, window_ms=2000))
     option = other.describe().options[0]
