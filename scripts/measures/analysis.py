@@ -4,6 +4,10 @@
    per second, peak of anonymous memory of each process.
 2. A long transcript in pieces, with the shared beginning of prompts reused and decoded anew.
 3. The same transcript in pieces and in one long context: time and KV cache.
+4. The same pieces one after the other and side by side, in one context of twice the size.
+5. A conversation restored from its saved state against reading it again.
+6. Coming into memory: weights copied or mapped, from a warm and a cold page cache, or the context
+   alone.
 
 The model has random weights unless --model names a file: times depend on the shape alone.
 """
@@ -28,6 +32,7 @@ from coscheduler.engines.analysis import answering, library, native, sampling, s
 from coscheduler.engines.analysis.engine import AnalysisEngine
 from coscheduler.engines.base import Task
 from coscheduler.procfs import anonymous_bytes
+from measures import _residency
 from measures._ratios import Ratio, ratio
 
 MIB = 2**20
@@ -48,7 +53,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--minutes", type=int, default=30, help="of talk, for the long transcript")
+    parser.add_argument("--session-tokens", type=int, default=2048, help="of a conversation")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="write the numbers as JSON to this file too")
     parser.add_argument("--worker", choices=["ours", "bare"], help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -60,6 +67,12 @@ def main(arguments: list[str]) -> int:
             chosen.model = Path(folder) / "model.gguf"
             tiny_llm.write(chosen.model, shape=SHAPE)
         found = {"against_bare": against_bare(chosen)} | long_transcripts(chosen, Path(folder))
+        model, threads, rounds = chosen.model, chosen.threads, chosen.rounds
+        tokens = chosen.session_tokens
+        found["session"] = _residency.sessions(model, Path(folder), threads, rounds, tokens)
+        found["reloads"] = _residency.reloads(model, threads, rounds)
+    if chosen.out is not None:
+        chosen.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if chosen.json:
         print(json.dumps(found))
     else:
@@ -206,23 +219,34 @@ def long_transcripts(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]
         for index in range(chosen.minutes * 10)
     ]  # fmt: skip
     talk.write_text(json.dumps({"language": "en", "segments": segments}))
-    small, large = loaded(chosen, 4096), loaded(chosen, 65_536)
+    small, large = loaded(chosen, folder, 4096), loaded(chosen, folder, 65_536)
+    one_by_one = loaded(chosen, folder, 8192, sequences_max=1)
+    beside = loaded(chosen, folder, 8192, sequences_max=2, piece_tokens_max=4096)
     rewind = sequences.Context.rewind
 
     def anew(self: sequences.Context, count: int, sequence: int = 0) -> bool:
         return rewind(self, 0, sequence)
 
-    times: dict[str, list[float]] = {"pieces": [], "anew": [], "one_context": []}
+    names = ("pieces", "anew", "one_context", "one_by_one", "side_by_side")
+    times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(chosen.rounds):
         times["pieces"].append(read(small, talk, folder))
         sequences.Context.rewind = anew  # type: ignore[method-assign]
         times["anew"].append(read(small, talk, folder))
         sequences.Context.rewind = rewind  # type: ignore[method-assign]
         times["one_context"].append(read(large, talk, folder))
+        times["one_by_one"].append(read(one_by_one, talk, folder))
+        times["side_by_side"].append(read(beside, talk, folder))
     kv = {"pieces": kv_bytes(small), "one_context": kv_bytes(large)}
-    for engine in (small, large):
+    for engine in (small, large, one_by_one, beside):
         engine.unload()
     return {
+        "side_by_side": {
+            "medians_s": {
+                name: statistics.median(times[name]) for name in ("side_by_side", "one_by_one")
+            },
+            "ratio": vars(ratio(times["side_by_side"], times["one_by_one"])),
+        },
         "prefix_reuse": {
             "medians_s": {name: statistics.median(times[name]) for name in ("pieces", "anew")},
             "ratio": vars(ratio(times["pieces"], times["anew"])),
@@ -237,14 +261,17 @@ def long_transcripts(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]
     }
 
 
-def loaded(chosen: argparse.Namespace, context_tokens: int) -> AnalysisEngine:
-    """An engine with a context of this size."""
+def loaded(
+    chosen: argparse.Namespace, folder: Path, context_tokens: int, **analysis: int
+) -> AnalysisEngine:
+    """An engine with a context of this size, which keeps nothing from one task to the next."""
     settings = config.parse(
         {
             "device": {"threads": chosen.threads},
+            "store": {"data_dir": str(folder)},
             "analysis": {
                 "model": str(chosen.model), "n_ctx_max": context_tokens, "kv_cache_max": "64 GiB",
-                "n_ctx_min": context_tokens, "n_batch": N_BATCH,
+                "n_ctx_min": context_tokens, "n_batch": N_BATCH, "session_bytes_max": 0, **analysis,
             },
         },
         base_dir=Path.cwd(),
@@ -266,8 +293,9 @@ def read(engine: AnalysisEngine, talk: Path, folder: Path) -> float:
 
 
 def kv_bytes(engine: AnalysisEngine) -> int:
-    """The KV cache that the engine holds."""
-    return sum(entry.bytes for entry in engine.held() if entry.line is Line.KV_CACHE)
+    """The KV cache that the engine holds while it works."""
+    lines = engine.describe().options[0].run_lines(0)
+    return sum(entry.bytes for entry in lines if entry.line is Line.KV_CACHE)
 
 
 # -- for people
@@ -298,3 +326,16 @@ def show(found: dict[str, Any]) -> None:
         f"{sizes['one_context']} MiB of KV cache; in pieces {sizes['pieces']} MiB, "
         f"ratio of times {Ratio(**one['ratio'])}"
     )
+    beside = found["side_by_side"]["medians_s"]
+    print(
+        f"pieces side by side: {beside['side_by_side']:.2f} s, one by one "
+        f"{beside['one_by_one']:.2f} s, ratio {Ratio(**found['side_by_side']['ratio'])}"
+    )
+    session = found["session"]
+    medians = session["medians_s"]
+    print(
+        f"a conversation of {session['tokens']} tokens restored: {medians['restored']:.3f} s, read "
+        f"again {medians['read_again']:.3f} s, ratio {Ratio(**session['ratio'])}"
+    )
+    for name, seconds in found["reloads"]["medians_s"].items():
+        print(f"{name.replace('_', ' ')}: {seconds:.3f} s")
