@@ -29,6 +29,8 @@ from coscheduler.engines.separation.steps import Progress, Step, Steps
 from coscheduler.engines.streaming import heap
 from coscheduler.engines.streaming.host_arrays import HostArrays
 
+TRIM_TILES = 16  # so often the holes that tiles leave in the heap are given back
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -148,6 +150,8 @@ class Candidates:
             samples = decoding.push(rows, start + tile >= frames)[:, 0].cpu()
             signals[:, ready : ready + samples.shape[1]] = samples
             ready += samples.shape[1]
+            if number % TRIM_TILES == 0:
+                heap.trim()
             yield self._progress.decoded(number + 1)
         return signals
 
@@ -161,11 +165,13 @@ class Candidates:
         mark = Watermark(weights, codec, bits.to(device))
         count, tile = signals.shape[1], self._limits.decode_tile_frames * codec.hop
         ready = 0
-        for start in range(0, count, tile):
+        for number, start in enumerate(range(0, count, tile)):
             piece = signals[:, None, start : start + tile].to(device)
             samples = mark.push(piece, start + tile >= count)[:, 0].cpu()
             signals[:, ready : ready + samples.shape[1]] = samples
             ready += samples.shape[1]
+            if number % TRIM_TILES == 0:
+                heap.trim()
             yield self._progress.waiting("mark", "adding the watermark")
         heap.trim()
 
