@@ -1,4 +1,4 @@
-"""The ways for the model to be in memory: at most six, and a safe one.
+"""The ways for the model to be in memory: at most six, and on a card a safe one.
 
 On the CPU: KV type x context length, the best of them also with the weights mapped from the file:
 slower, for they are not repacked. On a card: the best of these, with fewer and fewer layers on the
@@ -161,7 +161,8 @@ def with_others(
     first = [best]
     if device.device == "cpu" and not best.is_mapped:
         first.append(replace(best, is_mapped=True))
-    room = OPTIONS_MAX - len(first)
+    on_cpu = device.device == "cpu"  # there the safe one is one of the six
+    room = OPTIONS_MAX - len(first) - int(on_cpu)
     kept = others if len(others) <= room else (*others[: room - 1], others[-1])
     safe = _safe(best, footprint)
     return (*first, *kept, *([safe] if safe else []))
