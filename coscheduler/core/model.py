@@ -107,10 +107,9 @@ class Option:
     of it while a stage runs. `quality_tier` 0 is the best; only another tier may change the output
     in a way that a listener or reader could notice. `settings_json` is the engine's own note on how
     to load itself this way; the core never reads it. `files` are what a load reads, as far as they
-    are known.
-    to load itself this way; the core never reads it. Options of the same `base`, unless it is "",
-    load the same: an engine goes from one to the other between two runs without a load. A safe one
-    is for the time after the engine died with another.
+    are known. Options of the same `base`, unless it is "", load the same: an engine goes from one
+    to the other between two runs without a load. A safe one is for the time after the engine died
+    with another.
     """
 
     name: str
