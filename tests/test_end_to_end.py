@@ -117,9 +117,18 @@ def test_results_memory_and_the_same_under_a_small_budget(demo_settings: Setting
     assert same == files, "less memory must not change a result within a quality tier"
 
 
-def test_a_killed_engine_is_replaced_and_the_result_comes(demo_settings: Settings) -> None:
+async def all_stopped(daemon: Daemon) -> bool:
+    return all(view.state == "stopped" for view in (await daemon.gpu()).engines)
+
+
+def test_a_killed_engine_is_replaced_the_result_comes_and_idle_engines_leave(
+    demo_settings: Settings,
+) -> None:
+    scheduling = demo_settings.scheduling.model_copy(update={"keep_alive_ms": 1000})
+    settings = demo_settings.model_copy(update={"scheduling": scheduling})
+
     async def story() -> None:
-        async with running(demo_settings) as daemon:
+        async with running(settings) as daemon:
             source = await upload(daemon)
             name = (await daemon.create_job(request("k", source))).job.name
             async for snapshot in daemon.watch_job(name):
@@ -131,22 +140,6 @@ def test_a_killed_engine_is_replaced_and_the_result_comes(demo_settings: Setting
             assert job.state is JobState.SUCCEEDED
             assert job.stages[0].attempt_count == 2
             assert [stage.attempt_count for stage in job.stages[1:]] == [1, 1]
-
-    asyncio.run(story())
-
-
-async def all_stopped(daemon: Daemon) -> bool:
-    return all(view.state == "stopped" for view in (await daemon.gpu()).engines)
-
-
-def test_idle_engines_give_their_memory_back(demo_settings: Settings) -> None:
-    scheduling = demo_settings.scheduling.model_copy(update={"keep_alive_ms": 1000})
-    settings = demo_settings.model_copy(update={"scheduling": scheduling})
-
-    async def story() -> None:
-        async with running(settings) as daemon:
-            source = await upload(daemon)
-            await final(daemon, (await daemon.create_job(request("i", source))).job.name)
             for _ in range(300):
                 if await all_stopped(daemon):
                     break
