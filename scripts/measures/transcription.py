@@ -8,6 +8,7 @@ shapes of tiny, base and small beside the peak of a run.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -131,9 +132,13 @@ def ask(process: "subprocess.Popen[str]") -> dict[str, float]:
 
 
 def serve(chosen: argparse.Namespace) -> None:
-    """The worker's side: a round for each line of standard input."""
+    """The worker's side: a round for each line of standard input. WhisperX logs to standard output,
+    which is therefore kept for the answers alone.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     if chosen.worker == "memory":
-        print(json.dumps(peaks(chosen)), flush=True)
+        print(json.dumps(peaks(chosen)), file=answers, flush=True)
         return
     run = {"ours": ours, "whisperx": whisperx, "faster-whisper": faster_whisper}[chosen.worker]
     once = run(chosen)
@@ -144,7 +149,7 @@ def serve(chosen: argparse.Namespace) -> None:
             "wall_s": time.perf_counter() - start,
             "cpu_s": time.process_time() - cpu_start,
         }
-        print(json.dumps(row), flush=True)
+        print(json.dumps(row), file=answers, flush=True)
 
 
 def ours(chosen: argparse.Namespace) -> Callable[[], None]:
