@@ -11,7 +11,7 @@ import typer
 from coscheduler import __version__
 from coscheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED, chat
 from coscheduler.cli.gpu import gpu_app
-from coscheduler.cli.options import Json, PriorityClass, examples
+from coscheduler.cli.options import ConfigOfCall, Json, PriorityClass, examples
 from coscheduler.cli.separate import separate
 from coscheduler.cli.transcribe import transcribe
 from coscheduler.core.model import EngineName
@@ -194,14 +194,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be loaded, evicted, waited for.")
     ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            envvar="COSCHEDULER_CONFIG",
-            help="Config of the daemon that is started for this call where none is running.",
-        ),
-    ] = None,
+    config: ConfigOfCall = None,
     as_json: Json = False,
 ) -> None:
     """Send recordings through the models, all at once, and fetch the results.

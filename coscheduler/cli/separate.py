@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from coscheduler.cli.options import Json, PriorityClass
+from coscheduler.cli.options import ConfigOfCall, Json, PriorityClass
 from coscheduler.core.model import Priority
 from coscheduler.errors import InvalidInput, Refused
 
@@ -87,14 +87,7 @@ def separate(
         Path | None,
         typer.Option(metavar="FILE", help="Draw recording, target and residual as a PNG."),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            envvar="COSCHEDULER_CONFIG",
-            help="Config of the daemon that is started for this call where none is running.",
-        ),
-    ] = None,
+    config: ConfigOfCall = None,
     as_json: Json = False,
 ) -> None:
     """Pull one sound out of a recording: target.wav, residual.wav, both mono, and a report.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coscheduler.cli.options import Json
+from coscheduler.cli.options import ConfigOfCall, Json
 from coscheduler.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -170,14 +170,7 @@ def transcribe(
     highlight_words: Annotated[
         bool, typer.Option("--highlight_words", help="Underline each word as it is said.")
     ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            envvar="COSCHEDULER_CONFIG",
-            help="Config of the daemon that is started for this call where none is running.",
-        ),
-    ] = None,
+    config: ConfigOfCall = None,
     as_json: Json = False,
 ) -> None:
     """Write down recordings, all at once: DIR/<stem>.json, .srt, .vtt, .txt, .tsv, .metrics.json.
