@@ -16,12 +16,10 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +30,9 @@ from coscheduler.engines.analysis import answering, library, native, sampling, s
 from coscheduler.engines.analysis.engine import AnalysisEngine
 from coscheduler.engines.base import Task
 from coscheduler.procfs import anonymous_bytes
-from measures import _residency
+from measures import _residency, _workers
 from measures._ratios import Ratio, ratio
+from measures._workers import Worker, ask
 
 MIB = 2**20
 SHAPE = tiny_llm.Shape(
@@ -106,31 +105,11 @@ def against_bare(chosen: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def worker(name: str, chosen: argparse.Namespace) -> Iterator["subprocess.Popen[str]"]:
+def worker(name: str, chosen: argparse.Namespace) -> AbstractContextManager[Worker]:
     """A process that has loaded the model in one of the two ways."""
     options = ["--prompt-tokens", chosen.prompt_tokens, "--tokens", chosen.tokens]
     common = ["--threads", chosen.threads, "--model", chosen.model, "--worker", name]
-    command = [sys.executable, sys.argv[0], "analysis", *map(str, options + common)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.close()
-        process.stdout.close()
-        process.wait()
-
-
-def ask(process: "subprocess.Popen[str]") -> dict[str, float]:
-    """One round of a worker."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-    row: dict[str, float] = json.loads(process.stdout.readline())
-    return row
+    return _workers.worker("analysis", options + common)
 
 
 def serve(chosen: argparse.Namespace) -> None:

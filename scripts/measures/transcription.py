@@ -10,12 +10,11 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,9 @@ from coscheduler.engines.base import Task
 from coscheduler.engines.peak import PeakSampler
 from coscheduler.engines.transcription.engine import TranscriptionEngine
 from coscheduler.procfs import anonymous_bytes
+from measures import _workers
 from measures._ratios import Ratio, ratio
+from measures._workers import Worker, ask
 
 MIB = 2**20
 MEETING = Path(audio.__file__).parent / "demo" / "meeting.flac"
@@ -104,31 +105,11 @@ def speed(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def worker(way: str, chosen: argparse.Namespace) -> Iterator["subprocess.Popen[str]"]:
+def worker(way: str, chosen: argparse.Namespace) -> AbstractContextManager[Worker]:
     """A process that has loaded the model in one of the ways."""
     options = ["--threads", chosen.threads, "--batch-size", chosen.batch_size]
     files = ["--model", chosen.model, "--audio", chosen.audio, "--worker", way]
-    command = [sys.executable, sys.argv[0], "transcription", *map(str, options + files)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.close()
-        process.stdout.close()
-        process.wait()
-
-
-def ask(process: "subprocess.Popen[str]") -> dict[str, float]:
-    """One round of a worker."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-    row: dict[str, float] = json.loads(process.stdout.readline())
-    return row
+    return _workers.worker("transcription", options + files)
 
 
 def serve(chosen: argparse.Namespace) -> None:
@@ -236,8 +217,7 @@ def memory(chosen: argparse.Namespace, folder: Path, shape: str) -> dict[str, An
     chosen.model = folder / shape
     tiny_whisper.write(chosen.model, shape=SHAPES[shape])
     with worker("memory", chosen) as process:
-        assert process.stdout is not None
-        found: dict[str, Any] = json.loads(process.stdout.readline())
+        found: dict[str, Any] = _workers.answer(process)
     return found
 
 
