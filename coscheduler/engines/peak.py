@@ -7,7 +7,6 @@ now and then. The engine's own process looks more often, at the cost of a few mi
 import os
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from coscheduler.procfs import anonymous_bytes
@@ -29,12 +28,7 @@ class PeakSampler:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
 
