@@ -72,7 +72,7 @@ def test_every_extra_is_part_of_all() -> None:
         "optional-dependencies"
     ]
     assert extras["all"] == ["coscheduler[separation,transcription,analysis]"]
-    assert set(extras) == {"separation", "transcription", "analysis", "all", "dev"}
+    assert set(extras) == {"separation", "transcription", "analysis", "all", "train", "dev"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)

@@ -1,0 +1,1 @@
+"""Training of the demonstration's models, from data that these scripts make themselves."""
