@@ -175,6 +175,9 @@ class AnalysisSettings(_Section):
     transcript, which take `piece_tokens_max` each, or more where the context has room for all. What
     it held of conversations and of the beginnings of templates is kept in `session_dir`, up to
     `session_bytes_max` (0: nothing), until the daemon ends.
+
+    What a context takes is found out by llama.cpp itself, in a process of its own that allocates
+    none of it and may take up to `survey_bytes_max` (most of that is the vocabulary).
     """
 
     model: GgufPath
@@ -190,6 +193,7 @@ class AnalysisSettings(_Section):
     piece_tokens_max: Positive = 4096
     session_bytes_max: ByteSize = ByteSize(GIB)
     session_dir: Path | None = None  # None = below the store
+    survey_bytes_max: ByteSize = ByteSize(128 * MIB)
 
 
 class Settings(_Section):

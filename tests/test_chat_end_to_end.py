@@ -14,7 +14,7 @@ import pytest
 from coscheduler import chat, config
 from coscheduler.chat import ChatDone, ChatEvent, ChatText
 from coscheduler.config import Settings
-from coscheduler.core.model import EngineName, JobState, Priority, StageKind
+from coscheduler.core.model import EngineName, JobState, Line, Priority, StageKind
 from coscheduler.demo import tiny_llm
 from coscheduler.runtime.api import JobSnapshot, StageRequest
 from coscheduler.runtime.daemon import Daemon
@@ -94,6 +94,20 @@ def test_an_interactive_conversation_interrupts_a_batch_analysis_unharmed(
         for stage in (ended.job.stages[0], undisturbed.job.stages[0]):
             difference = abs(stage.predicted_peak_bytes - stage.measured_peak_bytes)
             assert difference <= max(16 << 20, stage.predicted_peak_bytes // 20)
+
+    story(model, tmp_path, told)
+
+
+def test_finding_out_what_the_model_takes_is_in_the_ledger(model: Path, tmp_path: Path) -> None:
+    async def told(daemon: Daemon) -> None:
+        given = settings(model, tmp_path).analysis
+        assert given is not None
+        (line,) = (await daemon.gpu()).lines
+        assert (line.line, line.bytes) == (Line.SURVEY, given.survey_bytes_max)
+        source = await upload(daemon, TALK.encode(), kind="transcript")
+        name = (await daemon.create_job(request("a", source, SUMMARY))).job.name
+        await final(daemon, name)
+        assert Line.SURVEY not in {line.line for line in (await daemon.gpu()).lines}
 
     story(model, tmp_path, told)
 

@@ -3,6 +3,7 @@
 from coscheduler.core.commands import (
     Cancel,
     Command,
+    Describe,
     Load,
     Pause,
     Preempt,
@@ -35,6 +36,10 @@ class Actions:
     def decide(self, sentence: str) -> None:
         """Say what was decided."""
         self._decisions.append(sentence)
+
+    def describe(self, state: EngineState) -> None:
+        """Find out what the engine is."""
+        self._commands.append(Describe(state.name))
 
     # ---- coming into memory ------------------------------------------------------------------
 

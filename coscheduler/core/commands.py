@@ -1,5 +1,6 @@
-"""All that the scheduler can ask for. Loads, runs and releases are answered by exactly one event.
+"""All that the scheduler can ask for. All but the last three lines are answered by one event.
 
+Describe -> Described | DescribeFailed
 Load   -> Loaded | LoadFailed | EngineDied
 Run    -> StageDone | StageFailed | StageStopped | EngineDied
 Unload -> Unloaded | EngineDied
@@ -12,6 +13,13 @@ Resume -> nothing of its own: the answer to Run is still to come
 from dataclasses import dataclass
 
 from coscheduler.core.model import EngineName
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Find out what the engine is, in a process of its own that is gone afterwards."""
+
+    engine: EngineName
 
 
 @dataclass(frozen=True)
@@ -83,4 +91,4 @@ class Stop:
     engine: EngineName
 
 
-Command = Load | Run | Cancel | Preempt | Pause | Resume | Unload | Stop
+Command = Describe | Load | Run | Cancel | Preempt | Pause | Resume | Unload | Stop

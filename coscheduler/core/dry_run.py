@@ -8,6 +8,7 @@ from coscheduler.core import events as ev
 from coscheduler.core.commands import (
     Cancel,
     Command,
+    Describe,
     Load,
     Pause,
     Preempt,
@@ -98,6 +99,8 @@ class _Future:
                 self._expect(engine)
             case Cancel() | Preempt():
                 self._answer(engine, _slice_ms(engine), ev.StageStopped(engine.name, engine.job))
+            case Describe():
+                pass  # what an engine is that has not said so cannot be foreseen
             case Pause():
                 self._pause(engine)
             case Resume():

@@ -33,6 +33,7 @@ class EngineState:
     phase: Phase = Phase.UNDESCRIBED
     description: EngineDescription | None = None
     failure: Failure | None = None
+    survey_bytes: int | None = None  # to be free before it can be described; None: it was asked
     option: Option | None = None
     context_bytes: int = 0  # measured at the last start, an estimate before
     job: str = ""  # that it loads for or runs

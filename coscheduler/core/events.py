@@ -20,8 +20,16 @@ class CancelRequested:
 
 
 @dataclass(frozen=True)
+class EngineAdded:
+    """The config has this engine. Finding out what it is may take `survey_bytes` of the device."""
+
+    engine: EngineName
+    survey_bytes: int
+
+
+@dataclass(frozen=True)
 class Described:
-    """An engine has said what it is and which options it has; it holds no device memory."""
+    """Answer to Describe: what the engine is and its options; it holds no device memory."""
 
     engine: EngineName
     description: EngineDescription
@@ -29,7 +37,7 @@ class Described:
 
 @dataclass(frozen=True)
 class DescribeFailed:
-    """An engine cannot be used with this config: a model is missing or corrupt."""
+    """Answer to Describe: the engine cannot be used, a model is missing or corrupt."""
 
     engine: EngineName
     failure: Failure
@@ -169,6 +177,7 @@ class PinRequested:
 Event = (
     Submitted
     | CancelRequested
+    | EngineAdded
     | Described
     | DescribeFailed
     | Loaded

@@ -1,7 +1,8 @@
 """Who holds which bytes of the device. It refuses, it never clamps.
 
-A reservation belongs to an engine and has a part: "context" (until the process ends), "resident"
-(load to unload), "run" (while a stage runs), "slack" (measured above predicted). Its way:
+A reservation belongs to an engine and has a part: "survey" (while a process finds out what its
+options take), "context" (until the process ends), "resident" (load to unload), "run" (while a stage
+runs), "slack" (measured above predicted). Its way:
 
     RESERVED ──commit──> COMMITTED ──begin_release──> RELEASING ──confirm──> gone
 
@@ -19,6 +20,7 @@ from coscheduler.errors import LedgerRefusal
 class Part(StrEnum):
     """Which of an engine's reservations."""
 
+    SURVEY = "survey"
     CONTEXT = "context"
     RESIDENT = "resident"
     RUN = "run"

@@ -43,6 +43,7 @@ ENGINE_OF: dict[StageKind, EngineName] = {
 class Line(StrEnum):
     """What a byte of device memory is held for."""
 
+    SURVEY = "survey"  # a process that finds out what options take, gone when they are known
     CONTEXT = "context"  # libraries, thread pools, the CUDA context: gone only with the process
     WEIGHTS = "weights"
     SLOTS = "slots"  # static staging buffers for streamed layers
@@ -146,7 +147,8 @@ class EngineDescription:
     """What an engine says of itself from file headers alone, before any device memory is taken.
 
     `options` stand in the engine's order of preference. `context_bytes` is an estimate until the
-    first start has been measured.
+    first start has been measured. `survey_bytes` is the measured peak of the process that found out
+    what the options take; 0: there was none.
     """
 
     engine: EngineName
@@ -154,6 +156,7 @@ class EngineDescription:
     options: tuple[Option, ...]
     context_bytes: int
     segments: tuple[Segment, ...] = ()
+    survey_bytes: int = 0
 
 
 class StageState(StrEnum):

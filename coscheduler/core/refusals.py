@@ -2,7 +2,7 @@
 
 from coscheduler.core import planner
 from coscheduler.core.engine_state import EngineState
-from coscheduler.core.model import ENGINE_OF, Failure, Stage
+from coscheduler.core.model import ENGINE_OF, EngineName, Failure, Stage
 
 
 def not_configured(stage: Stage) -> Failure:
@@ -39,6 +39,16 @@ def never_fits(state: EngineState, duration_ms: int, capacity_bytes: int) -> Fai
         f"{state.name} needs at least {required} bytes for this recording and the whole budget is "
         f"{capacity_bytes}; raise memory_cap, or configure a smaller model",
         (("required_bytes", str(required)), ("available_bytes", str(capacity_bytes))),
+    )
+
+
+def survey_never_fits(engine: EngineName, survey_bytes: int, budget_bytes: int) -> Failure:
+    """The whole budget is too little even to find out what the engine takes."""
+    return Failure(
+        "NEVER_FITS",
+        f"finding out what {engine} takes may itself take {survey_bytes} bytes and the whole "
+        f"budget is {budget_bytes}; raise memory_cap",
+        (("required_bytes", str(survey_bytes)), ("available_bytes", str(budget_bytes))),
     )
 
 

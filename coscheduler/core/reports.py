@@ -58,22 +58,6 @@ class Reports:
         self._actions = actions
         self._limits = limits
 
-    # ---- what it is --------------------------------------------------------------------------
-
-    def on_described(self, event: ev.Described) -> None:
-        """The engine can be used."""
-        state = self._engines[event.engine]
-        state.description = event.description
-        state.context_bytes = event.description.context_bytes
-        if state.phase in (Phase.UNDESCRIBED, Phase.UNAVAILABLE):
-            state.phase, state.failure = Phase.STOPPED, None
-
-    def on_describe_failed(self, event: ev.DescribeFailed) -> None:
-        """The engine cannot be used."""
-        state = self._engines[event.engine]
-        state.phase, state.failure = Phase.UNAVAILABLE, event.failure
-        self._actions.decide(f"{event.engine} is unavailable: {event.failure.message}")
-
     # ---- loads -------------------------------------------------------------------------------
 
     def on_loaded(self, event: ev.Loaded) -> None:

@@ -23,6 +23,7 @@ from coscheduler.core.ledger import Key, Ledger, Reservation
 from coscheduler.core.model import ENGINE_OF, EngineName, Job, JobState, Priority, Stage, StageState
 from coscheduler.core.refusals import misfit, not_configured
 from coscheduler.core.reports import Reports
+from coscheduler.core.surveys import Surveys
 from coscheduler.errors import Exhausted, Refused
 
 ESTIMATE_MS = 1000  # an estimate holds so long, unless a job asks that it lacks
@@ -68,12 +69,14 @@ class Scheduler:
         self._controls = Controls(
             self.ledger, self.engines, self._jobs, self._actions, self._decider
         )
+        self._surveys = Surveys(self.ledger, self.engines, self._actions)
         reports = Reports(self.ledger, self.engines, self._jobs, self._actions, limits)
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             ev.Submitted: self._on_submitted,
             ev.CancelRequested: self._on_cancel_requested,
-            ev.Described: reports.on_described,
-            ev.DescribeFailed: reports.on_describe_failed,
+            ev.EngineAdded: self._surveys.on_engine_added,
+            ev.Described: self._surveys.on_described,
+            ev.DescribeFailed: self._surveys.on_describe_failed,
             ev.Loaded: reports.on_loaded,
             ev.LoadFailed: reports.on_load_failed,
             ev.StageDone: reports.on_stage_done,
@@ -248,6 +251,7 @@ class Scheduler:
     def _schedule(self) -> None:
         self._jobs.forget_waits()
         self._forget_marks()
+        self._surveys.start()
         self._controls.let_leave()
         self._reduce_overdraft()
         claimed, spare_bytes = self._take_turns()

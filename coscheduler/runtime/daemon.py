@@ -167,7 +167,8 @@ class Daemon:
         for job in await self._store.unfinished_jobs():
             await self._take_up(job)
         for engine in self._scheduler.engines:
-            self._parts.supervisor.describe(engine)
+            survey_bytes = _survey_bytes(self._parts.settings, engine)
+            await self._loop.deliver(ev.EngineAdded(engine, survey_bytes))
 
     async def _take_up(self, job: Job) -> None:
         """A job that an earlier daemon did not finish."""
@@ -369,6 +370,15 @@ class Daemon:
                     artifact=artifact,
                     job=job.name,
                 )
+
+
+def _survey_bytes(settings: Settings, engine: EngineName) -> int:
+    """What finding out about an engine may take of the device. A card is hidden from it."""
+    if settings.engines == "fake" or settings.device.device != "cpu":
+        return 0
+    if engine is not EngineName.ANALYSIS or settings.analysis is None:
+        return 0  # they read file headers
+    return int(settings.analysis.survey_bytes_max)
 
 
 def _end_with_the_loop(loop: "asyncio.Task[None]") -> None:

@@ -22,6 +22,7 @@ from coscheduler.core import events as ev
 from coscheduler.core.commands import (
     Cancel,
     Command,
+    Describe,
     Load,
     Pause,
     Preempt,
@@ -147,10 +148,6 @@ class Supervisor:
 
     # ---- what may be asked -------------------------------------------------------------------
 
-    def describe(self, engine: EngineName) -> None:
-        """Learn what the engine is; posts Described or DescribeFailed."""
-        self._go(self._describe(engine))
-
     def obey(self, command: Command, job: Job | None) -> None:
         """Carry a command out in the background. `job` is the one that Run names.
 
@@ -160,6 +157,8 @@ class Supervisor:
         if command.engine in self._undelivered_deaths:
             return
         match command:
+            case Describe():
+                self._go(self._describe(command.engine))
             case Load():
                 self._go(self._guard(command.engine, self._load(command)))
             case Run():

@@ -14,13 +14,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coscheduler.engines.analysis.footprint import Cache
 from coscheduler.engines.analysis.journal import Journal
 from coscheduler.engines.forkserver import die_with_parent
+from coscheduler.engines.peak import PeakSampler
 from coscheduler.errors import EngineFault
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Report:
     sizes: tuple[Sizes | None, ...]
     token_counts: tuple[int, ...]
     refusal: str = ""  # why the last of the refused contexts was
+    peak_bytes: int = 0  # highest anonymous memory of the process that found out
 
 
 def measure(
@@ -110,6 +112,7 @@ def _read(text: str) -> Report:
         sizes=tuple(entry and _sizes(entry) for entry in answer["sizes"]),
         token_counts=tuple(answer["token_counts"]),
         refusal=answer["refusal"],
+        peak_bytes=answer["peak_bytes"],
     )
 
 
@@ -175,11 +178,12 @@ def main() -> int:
     """Read the request from standard input, print the report as JSON; a fault goes to stderr."""
     die_with_parent(int(sys.argv[1]))
     try:
-        report = _measure_here(json.load(sys.stdin))
+        with PeakSampler() as peak:
+            report = _measure_here(json.load(sys.stdin))
     except EngineFault as fault:
         print(fault.numbers["detail"], file=sys.stderr)
         return 1
-    print(json.dumps(asdict(report)))
+    print(json.dumps(asdict(replace(report, peak_bytes=peak.highest_bytes()))))
     return 0
 
 

@@ -83,20 +83,21 @@ class AnalysisEngine:
         KV_TYPE_UNSUPPORTED.
         """
         settings = self._settings
-        sizes_of, found = survey.options_of(settings, self._device)
+        known = survey.options_of(settings, self._device)
         return EngineDescription(
             engine=self.name,
             model=settings.model.name,
             options=tuple(
-                options.option(choice, size, sizes_of, settings, self._device)
-                for choice, size in found
+                options.option(choice, size, known.model, settings, self._device)
+                for choice, size in known.found
             ),
             context_bytes=options.CONTEXT_BYTES[self._device.device],
             segments=(
-                Segment("token_embd", sizes_of.embedding_bytes),
-                *sizes_of.layers,
-                Segment("output", sizes_of.output_bytes),
+                Segment("token_embd", known.model.embedding_bytes),
+                *known.model.layers,
+                Segment("output", known.model.output_bytes),
             ),
+            survey_bytes=known.peak_bytes,
         )
 
     def held(self) -> Lines:

@@ -6,6 +6,7 @@ contexts chosen again, and asked about in a second call.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from coscheduler.config import AnalysisSettings, DeviceSettings
 from coscheduler.engines.analysis import dry_run, footprint, header, options
@@ -15,11 +16,20 @@ from coscheduler.errors import EngineFault
 
 PROBE_N_CTX = 16_384  # large beside usual windows, and beside the rounding of what is announced
 
-Found = tuple[tuple[options.Choice, Sizes], ...]
+
+@dataclass(frozen=True)
+class Survey:
+    """The model's footprint, each possible choice with its sizes, best tier first, and the highest
+    anonymous memory of the processes that found out.
+    """
+
+    model: Footprint
+    found: tuple[tuple[options.Choice, Sizes], ...]
+    peak_bytes: int
 
 
-def options_of(settings: AnalysisSettings, device: DeviceSettings) -> tuple[Footprint, Found]:
-    """The model's footprint, and each possible choice with its sizes, best tier first.
+def options_of(settings: AnalysisSettings, device: DeviceSettings) -> Survey:
+    """What there is to choose from.
 
     Raises EngineFault MODEL_MISSING, MODEL_CORRUPT, MODEL_UNSUPPORTED, KV_CAP_TOO_SMALL or
     KV_TYPE_UNSUPPORTED.
@@ -34,10 +44,13 @@ def options_of(settings: AnalysisSettings, device: DeviceSettings) -> tuple[Foot
     report = dry_run.measure(settings.model, [probe, *_wanted(guessed)], device.threads)
     corrected = corrected_by(by_header, probe, report.sizes[0])
     chosen, sizes = _chosen(corrected, settings, device), report.sizes[1:]
+    peak_bytes = report.peak_bytes
     if chosen != guessed or not any(sizes):
-        sizes = dry_run.measure(settings.model, _wanted(chosen), device.threads).sizes
+        again = dry_run.measure(settings.model, _wanted(chosen), device.threads)
+        sizes, peak_bytes = again.sizes, max(peak_bytes, again.peak_bytes)
     pairs = zip(chosen, sizes, strict=True)
-    return corrected, tuple((choice, size) for choice, size in pairs if size is not None)
+    found = tuple((choice, size) for choice, size in pairs if size is not None)
+    return Survey(corrected, found, peak_bytes)
 
 
 def _chosen(

@@ -68,10 +68,10 @@ def test_every_choice_of_an_engine_keeps_the_cap(tmp_path: Path, name: str) -> N
     }
     settings = settings_for(model, **limits)
     assert settings.analysis is not None
-    corrected, found = survey.options_of(settings.analysis, DeviceSettings(threads=1))
-    assert 1 <= len(found) <= options.OPTIONS_MAX
-    for choice, sizes in found:
-        assert corrected.kv_bytes(choice.n_ctx, choice.kv_type, choice.n_batch) <= cap
+    known = survey.options_of(settings.analysis, DeviceSettings(threads=1))
+    assert 1 <= len(known.found) <= options.OPTIONS_MAX
+    for choice, sizes in known.found:
+        assert known.model.kv_bytes(choice.n_ctx, choice.kv_type, choice.n_batch) <= cap
         assert sizes.kv_bytes <= cap + ROUNDING_BYTES
 
 

@@ -18,6 +18,7 @@ from coscheduler.engines.analysis import (
 from coscheduler.errors import EngineFault
 
 from . import architectures
+from .conftest import settings_for
 
 CONTEXTS = [
     dry_run.Wanted(1024, "f16", 256),
@@ -34,6 +35,9 @@ def test_sizes_are_those_of_a_real_context(write_model: Callable[..., Path]) -> 
     arithmetic = footprint.of(header.read(path))
     tokens = model.tokenize("We ship on friday.", add_special=False, parse_special=False)
     assert report.token_counts == (len(tokens), 0)
+    settings = settings_for(path).analysis
+    assert settings is not None
+    assert 0 < report.peak_bytes < settings.survey_bytes_max
     for wanted, size in zip(CONTEXTS, report.sizes, strict=True):
         n_ctx, kv_type = wanted.n_ctx, wanted.kv_type
         context = sequences.Context(model, sequences.ContextSpec(n_ctx, 256, kv_type, 1), journal)
@@ -43,6 +47,16 @@ def test_sizes_are_those_of_a_real_context(write_model: Callable[..., Path]) -> 
         assert abs(size.kv_bytes - arithmetic.kv_bytes(n_ctx, kv_type, 256)) < 0.01 * 2**20
         context.close()
     model.close()
+
+
+def test_a_large_vocabulary_stays_within_what_is_charged_for_the_survey(
+    write_model: Callable[..., Path],
+) -> None:
+    path = write_model(vocab_padding=131_072)
+    settings = settings_for(path).analysis
+    assert settings is not None
+    report = dry_run.measure(path, CONTEXTS[:1], 1)
+    assert report.peak_bytes < settings.survey_bytes_max
 
 
 def test_unknown_architecture_is_a_fault_with_the_librarys_reason(tmp_path: Path) -> None:
