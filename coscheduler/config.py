@@ -100,7 +100,7 @@ class SchedulingSettings(_Section):
 
     queue_max: Positive = 256
     attempts_max: Positive = 3
-    preempts_max: NonNegative = 8  # times a stage may be stopped for a higher class
+    preempts_max: NonNegative = 8  # times a stage is stopped for others; more if it runs long
     ageing_ms: Positive = 60_000  # one class step is worth this much waiting
     keep_alive_ms: Positive = 300_000
     group_ms_max: NonNegative = (

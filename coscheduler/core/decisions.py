@@ -17,8 +17,9 @@ order (the numbers are repeated in the code):
     11. there is one if jobs of a lower class stop                   -> Wait; preempt them
     12. there is none: busy engines hold the bytes                   -> Wait
 
-A job gives way only to one of a higher class that also ranks before it: ageing protects it in the
-end, and so does `preempts_max`, since stopping (not pausing) may cost work.
+A job gives way only to one of a higher class that also ranks before it: having waited protects it,
+and so does `preempts_max`, since stopping (not pausing) may cost work. A long stage gives way once
+more for every `ageing_ms` that it has run.
 
 Three rules keep engines from being carried in and out for nothing. A freshly loaded engine is
 leased to the job that it was loaded for. What a higher class used last is kept for
@@ -34,8 +35,15 @@ from coscheduler.core.engine_state import BUSY, EngineState, Limits, Phase
 from coscheduler.core.intents import Bring, GiveUp, Go, GoOn, Intent, Turn, Wait
 from coscheduler.core.jobs import JobBook, current_index
 from coscheduler.core.ledger import Ledger, Part
-from coscheduler.core.model import ENGINE_OF, EngineName, Job, Option, StageState, total_bytes
-from coscheduler.core.policy import RankKey, rank_key
+from coscheduler.core.model import (
+    ENGINE_OF,
+    EngineName,
+    Job,
+    Option,
+    Stage,
+    StageState,
+    total_bytes,
+)
 from coscheduler.core.refusals import misfit, not_configured
 
 RESTART_MS = 1000  # what stopping a process costs beside the reload
@@ -107,7 +115,7 @@ class Decider:
         if len(running) < self._limits.compute_slots:
             return None
         victims = [state for state in running if self._gives_way(turn.job, state)]
-        last = max(victims, key=lambda state: self._rank_key(state.job), default=None)
+        last = max(victims, key=lambda state: self._jobs.key_of(state.job), default=None)
         pause = () if last is None else (last.name,)
         slots = self._limits.compute_slots
         return Wait(f"a compute slot: {len(running)} of {slots} are busy", pause=pause)
@@ -307,7 +315,8 @@ class Decider:
             return False
         other = self._jobs[state.job]
         stage = other.stages[current_index(other)]
-        return stage.preempt_count < self._limits.preempts_max
+        earned = run_ms_by_now(stage, state, self._jobs.now_ms) // self._limits.ageing_ms
+        return stage.preempt_count < self._limits.preempts_max + earned
 
     def _gives_way(self, job: Job, state: EngineState) -> bool:
         """Does the job at work there give way to `job`?"""
@@ -317,15 +326,16 @@ class Decider:
 
     def _outranks(self, job: Job, other: Job) -> bool:
         """Has `job` a higher class, and does it rank before the other?"""
-        return job.priority > other.priority and rank_key(
-            job, self._limits.ageing_ms
-        ) < self._rank_key(other.name)
-
-    def _rank_key(self, name: str) -> RankKey:
-        return rank_key(self._jobs[name], self._limits.ageing_ms)
+        is_before = self._jobs.key_of(job.name) < self._jobs.key_of(other.name)
+        return job.priority > other.priority and is_before
 
     def _is_loading(self) -> bool:
         return any(state.phase is Phase.LOADING for state in self._engines.values())
+
+
+def run_ms_by_now(stage: Stage, state: EngineState, now_ms: int) -> int:
+    """What a stage has run, on the engine where it runs or is paused."""
+    return stage.run_ms + (now_ms - state.since_ms if state.phase is Phase.RUNNING else 0)
 
 
 def kept_until_ms(state: EngineState, limits: Limits) -> int:

@@ -21,7 +21,7 @@ from coscheduler.core.model import (
     Stage,
     StageState,
 )
-from coscheduler.core.policy import RankKey, rank_key
+from coscheduler.core.policy import RankKey, rank_key, served_ms
 
 DONE = (StageState.SUCCEEDED, StageState.FAILED, StageState.CANCELLED)
 WAITED_FOR_MAX = 16  # different reasons kept for a stage
@@ -43,7 +43,7 @@ def waits_in_line(stage: Stage) -> str:
 
 
 class JobBook:
-    """Unfinished jobs by name, kept in rank order: a job's rank never changes while it waits.
+    """Unfinished jobs by name, kept in rank order: a rank changes only while its job is at work.
 
     `now_ms` is set by the owner before each event.
     """
@@ -54,6 +54,7 @@ class JobBook:
         self._ageing_ms = ageing_ms
         self._jobs: dict[str, Job] = {}
         self._order: list[RankKey] = []
+        self._keys: dict[str, RankKey] = {}
         self._changed: dict[str, Job] = {}
         self._waiting_for: dict[str, str] = {}
         # By job, those that read its outputs (itself among them), in order of arrival.
@@ -83,6 +84,23 @@ class JobBook:
         or go meanwhile do not change it.
         """
         return (name for _, _, name in tuple(self._order))
+
+    def key_of(self, name: str) -> RankKey:
+        """The rank of an unfinished job: smaller goes first."""
+        return self._keys[name]
+
+    def rerank(self, job: Job, served_ms: int) -> None:
+        """The place of a job whose current stage has run for so long by now."""
+        if self._keys[job.name] != rank_key(job, served_ms, self._ageing_ms):
+            self._remove(job.name)
+            self._insert(job, served_ms)
+
+    def _insert(self, job: Job, served_ms: int) -> None:
+        key = self._keys[job.name] = rank_key(job, served_ms, self._ageing_ms)
+        insort(self._order, key)
+
+    def _remove(self, name: str) -> None:
+        self._order.pop(bisect_left(self._order, self._keys.pop(name)))
 
     def wanted_engines(self) -> frozenset[EngineName]:
         """The engines of all current stages."""
@@ -114,11 +132,13 @@ class JobBook:
         """Keep a new record, or a record's new form."""
         old = self._jobs.get(job.name)
         if old is None:
-            insort(self._order, rank_key(job, self._ageing_ms))
+            self._insert(job, served_ms(job))
             for source in {stage.input.job for stage in job.stages} - {""}:
                 self._readers.setdefault(source, {})[job.name] = None
         else:
             self._count(old, -1)
+            if job.stages[current_index(job)].state is not StageState.RUNNING:
+                self.rerank(job, served_ms(job))
         self._count(job, 1)
         self._jobs[job.name] = job
         self._changed[job.name] = job
@@ -237,7 +257,7 @@ class JobBook:
         self.put(replace(job, finished_ms=self.now_ms))
         del self._jobs[job.name]
         self._count(job, -1)
-        self._order.pop(bisect_left(self._order, rank_key(job, self._ageing_ms)))
+        self._remove(job.name)
         for other in self._readers.pop(job.name, {}):
             reader = self._jobs.get(other)
             if reader is not None and any(s.input.job == job.name for s in reader.stages):

@@ -14,7 +14,7 @@ from coscheduler.core import events as ev
 from coscheduler.core.actions import Actions
 from coscheduler.core.commands import Command
 from coscheduler.core.controls import Controls
-from coscheduler.core.decisions import Decider, kept_until_ms
+from coscheduler.core.decisions import Decider, kept_until_ms, run_ms_by_now
 from coscheduler.core.engine_state import BUSY, EngineState, Limits, Phase
 from coscheduler.core.estimates import expected_ends
 from coscheduler.core.intents import Bring, GiveUp, Go, GoOn, Turn, Wait
@@ -250,6 +250,7 @@ class Scheduler:
 
     def _schedule(self) -> None:
         self._jobs.forget_waits()
+        self._rerank()
         self._forget_marks()
         self._surveys.start()
         self._controls.let_leave()
@@ -258,6 +259,13 @@ class Scheduler:
         if not self.is_draining:
             self._controls.fulfil_wishes(claimed, spare_bytes)
         self._unload_idle()
+
+    def _rerank(self) -> None:
+        """Those at work fall behind as they work."""
+        for state in self.engines.values():
+            if state.phase is Phase.RUNNING and (job := self._jobs.get(state.job)):
+                stage = job.stages[current_index(job)]
+                self._jobs.rerank(job, run_ms_by_now(stage, state, self._jobs.now_ms))
 
     def _take_turns(self) -> tuple[frozenset[EngineName], int | None]:
         """Each engine's first job in rank order has its turn, and so have those that an engine was

@@ -146,7 +146,7 @@ def test_an_engine_that_loads_long_is_kept_for_three_loads() -> None:
 # ---- who gives way -------------------------------------------------------------------------------
 
 OLD = job("jobs/old", priority=Priority.BATCH)
-LATE_MS = 2 * 60_000 + 2  # a job of the highest class that comes then ranks after OLD
+LATE_MS = 2 * 60_000 + 1_000  # a job of the highest class that comes then ranks after OLD
 
 
 def late(kind: StageKind) -> Job:
@@ -165,9 +165,30 @@ def test_an_aged_stage_is_not_stopped_for_memory_nor_paused_for_a_slot() -> None
     assert single.loaded(T) == []
 
 
+def test_a_stage_gives_way_once_it_has_run_for_as_long_as_it_ranks_before() -> None:
+    narrow = Story(capacity=200)
+    narrow.submit(OLD)
+    narrow.loaded(S)
+    assert narrow.submit(late(TRANSCRIBE)) == []
+    assert narrow.on(ev.Ticked(), after_ms=900) == []
+    assert narrow.on(ev.Ticked(), after_ms=200) == [Preempt(S, "jobs/old")]
+    assert narrow.on(ev.StageStopped(S, "jobs/old")) == [Unload(S)]
+    assert narrow.on(ev.Unloaded(S)) == [Load(T, "full", "jobs/late")], "and the other comes first"
+
+
+def test_a_long_stage_gives_way_once_more_for_every_ageing_time_that_it_has_run() -> None:
+    story = Story(capacity=200, lim=limits(preempts_max=0, ageing_ms=1_000))
+    story.submit(job("jobs/old", priority=Priority.BATCH, arrival_ms=1_000))
+    story.loaded(S)
+    urgent = job("jobs/urgent", TRANSCRIBE, priority=Priority.INTERACTIVE, arrival_ms=1_100)
+    assert story.submit(urgent) == []
+    assert story.on(ev.Ticked(), after_ms=900) == []
+    assert story.on(ev.Ticked(), after_ms=100) == [Preempt(S, "jobs/old")]
+
+
 def test_one_stage_is_paused_for_one_slot() -> None:
     story = Story(lim=limits(compute_slots=2))
-    story.submit(OLD, job("jobs/batch", TRANSCRIBE, priority=Priority.BATCH, arrival_ms=5))
+    story.submit(OLD, job("jobs/batch", TRANSCRIBE, priority=Priority.BATCH, arrival_ms=99))
     story.loaded(S)
     story.loaded(T)
     story.submit(job("jobs/urgent", ANALYZE, priority=Priority.INTERACTIVE))

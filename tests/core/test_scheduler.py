@@ -176,7 +176,7 @@ def test_an_aged_job_is_not_stopped_for_a_later_one() -> None:
     story = Story()
     story.submit(job("jobs/batch", priority=Priority.BATCH))
     story.loaded(S)
-    later = job("jobs/urgent", priority=Priority.INTERACTIVE, arrival_ms=2 * 60_000 + 2)
+    later = job("jobs/urgent", priority=Priority.INTERACTIVE, arrival_ms=2 * 60_000 + 1_000)
     assert story.submit(later) == []
 
 

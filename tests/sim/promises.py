@@ -19,7 +19,7 @@ from coscheduler.core.engine_state import BUSY, EngineState, Phase
 from coscheduler.core.jobs import current_index
 from coscheduler.core.ledger import Part
 from coscheduler.core.model import ENGINE_OF, EngineName, Job, Stage, StageState
-from coscheduler.core.policy import rank_key
+from coscheduler.core.policy import rank_key, served_ms
 from coscheduler.errors import CoschedulerError
 
 if TYPE_CHECKING:
@@ -169,7 +169,8 @@ class Promises:
         return (
             other is not None
             and other.priority < first.priority
-            and rank_key(first, ageing_ms) < rank_key(other, ageing_ms)
+            and rank_key(first, served_ms(first), ageing_ms)
+            < rank_key(other, served_ms(other), ageing_ms)
         )
 
     def _stage(self, state: EngineState) -> Stage:

@@ -51,7 +51,7 @@ def test_nobody_waits_longer_than_the_bound_whatever_arrives(seed: int, group_ms
         priority = world.random.choice((Priority.NORMAL, Priority.INTERACTIVE))
         kind = world.random.choice(KINDS)
         rival = job(f"jobs/{index:04d}", kind, priority=priority, arrival_ms=at_ms)
-        ahead += at_ms - int(priority) * lim.ageing_ms <= victim.arrival_ms
+        ahead += at_ms - int(priority) * lim.ageing_ms <= victim.arrival_ms + RUN_MS
         world.at(at_ms, ev.Submitted(rival))
     world.run()
     ended = world.stored["jobs/victim"]
