@@ -7,6 +7,7 @@ from coscheduler.core.commands import (
     Load,
     Pause,
     Preempt,
+    Resize,
     Resume,
     Run,
     Stop,
@@ -15,7 +16,7 @@ from coscheduler.core.commands import (
 from coscheduler.core.engine_state import EngineState, Phase
 from coscheduler.core.jobs import JobBook, current_index
 from coscheduler.core.ledger import Ledger, Part, ReservationState
-from coscheduler.core.model import Job, Line, LineBytes, Lines, Option, StageState
+from coscheduler.core.model import Job, Line, LineBytes, Lines, Option, StageState, total_bytes
 
 
 class Actions:
@@ -66,7 +67,7 @@ class Actions:
         self.end_lease(state)
         assert state.option is not None
         other = "" if option.name == state.option.name else option.name
-        state.option = option
+        state.option, state.is_mixed = option, False
         self._ledger.reserve((state.name, Part.RUN), lines)
         self._ledger.commit((state.name, Part.RUN))
         state.phase, state.job, state.used_by = Phase.RUNNING, job.name, job.priority
@@ -127,6 +128,39 @@ class Actions:
         stage = self._jobs[name].stages[current_index(self._jobs[name])]
         return max(0, self._jobs.now_ms - stage.ready_ms - stage.load_ms - stage.run_ms)
 
+    # ---- becoming another ---------------------------------------------------------------------
+
+    def resize(self, state: EngineState, name: str, why: str, job_name: str = "") -> None:
+        """Let the engine go to another option of its family: what it gets more is charged now, what
+        it gives back until the answer comes. An idle engine's lease ends.
+        """
+        assert state.option is not None
+        option = next(kin for kin in state.kin() if kin.name == name)
+        if state.phase is Phase.LOADED:
+            self.end_lease(state)
+        if total_bytes(option.resident) > self._ledger.bytes_of(state.name, Part.RESIDENT):
+            self._ledger.resize((state.name, Part.RESIDENT), option.resident)
+            self._note_peak(state)
+        else:
+            self._ledger.ask_back(state.name, option.resident)
+        change = f"{state.name}: '{state.option.name}' becomes '{option.name}'"
+        if job_name:
+            self._jobs.note_eviction(job_name, change)
+        if state.job:
+            self._jobs.note_change(state.job, f"{change}: {why}")
+        state.target, state.is_mixed = option, True
+        bytes_max = self._ledger.bytes_of(state.name, Part.RESIDENT, Part.SLACK, Part.RUN)
+        self._commands.append(Resize(state.name, option.name, bytes_max))
+        self.decide(f"resize {change}: {why}")
+
+    def _note_peak(self, state: EngineState) -> None:
+        """The running stage may hold more than was predicted when it began."""
+        if state.job:
+            held = self._ledger.bytes_of(state.name, Part.RESIDENT, Part.RUN)
+            stage = self._jobs[state.job].stages[current_index(self._jobs[state.job])]
+            peak = max(stage.predicted_peak_bytes, held)
+            self._jobs.set_current(state.job, predicted_peak_bytes=peak)
+
     # ---- leaving memory ----------------------------------------------------------------------
 
     def unload(self, state: EngineState, why: str, job_name: str = "") -> None:
@@ -160,6 +194,7 @@ class Actions:
         """The process is gone, and with it everything that it held."""
         self._ledger.drop(state.name)
         state.phase, state.option, state.job, state.asked = Phase.STOPPED, None, "", ""
+        state.target = None
         state.leased_to, state.held_for, state.is_leaving = "", "", False
         state.since_ms = self._jobs.now_ms
 

@@ -3,6 +3,7 @@
 Describe -> Described | DescribeFailed
 Load   -> Loaded | LoadFailed | EngineDied
 Run    -> StageDone | StageFailed | StageStopped | EngineDied
+Resize -> Resized | EngineDied: also while the answer to Run is still to come
 Unload -> Unloaded | EngineDied
 Stop   -> Stopped
 Cancel, Preempt -> nothing of their own: they hasten the answer to Run
@@ -78,6 +79,17 @@ class Resume:
 
 
 @dataclass(frozen=True)
+class Resize:
+    """Go to another option of the loaded one's family, between two slices where a stage runs.
+    Beside its context the engine may then hold `bytes_max`.
+    """
+
+    engine: EngineName
+    option: str
+    bytes_max: int
+
+
+@dataclass(frozen=True)
 class Unload:
     """Give back all that Load took; the process and its context stay."""
 
@@ -91,4 +103,4 @@ class Stop:
     engine: EngineName
 
 
-Command = Describe | Load | Run | Cancel | Preempt | Pause | Resume | Unload | Stop
+Command = Describe | Load | Run | Cancel | Preempt | Pause | Resume | Resize | Unload | Stop

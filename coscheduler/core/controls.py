@@ -92,7 +92,9 @@ class Controls:
         """Without a process there is nothing to do."""
         state = self._engines[event.engine]
         state.wish, state.note = None, ""
-        state.is_leaving = state.is_idle or state.phase in (
+        state.is_leaving = state.phase in (
+            Phase.STARTED,
+            Phase.LOADED,
             Phase.LOADING,
             Phase.RUNNING,
             Phase.PAUSED,
@@ -147,6 +149,8 @@ class Controls:
             self._actions.load(state, intent.option, "", WISHED_DURATION_MS)
             return
         state.note = f"to be loaded, waits for: {intent.reason}"
+        for name, option in intent.resize:
+            self._actions.resize(self._engines[name], option, FOR_OPERATOR)
         for name in intent.unload:
             self._actions.unload(self._engines[name], FOR_OPERATOR)
         for name in intent.stop:

@@ -12,14 +12,17 @@ order (the numbers are repeated in the code):
     7. no compute slot is free                                       -> Wait; pause a lower class
     8. it is loaded as needed and the bytes of the run are there     -> Go, else make room
     9. there is a plan that evicts nobody                            -> Bring
-    10. there is a plan that evicts idle engines                     -> Wait; evict them
+    10. what is on its way back will do                              -> Wait
+    11. there is a plan that shrinks or evicts idle engines          -> Wait; do it
         ... but one of them has other work first, for a while        -> Wait; hold
-    11. there is one if jobs of a lower class stop                   -> Wait; preempt them
-    12. there is none: busy engines hold the bytes                   -> Wait
+    12. there is one if engines at work shrink, or jobs of a lower
+        class stop                                                   -> Wait; shrink, preempt
+    13. there is none: busy engines hold the bytes                   -> Wait
 
-A job gives way only to one of a higher class that also ranks before it: having waited protects it,
-and so does `preempts_max`, since stopping (not pausing) may cost work. A long stage gives way once
-more for every `ageing_ms` that it has run.
+An engine that keeps fewer layers works on, only slower: so it shrinks for any job that ranks before
+its own and can run beside it. A job gives way only to one of a higher class that also ranks before
+it: having waited protects it, and so does `preempts_max`, since stopping (not pausing) may cost
+work. A long stage gives way once more for every `ageing_ms` that it has run.
 
 Three rules keep engines from being carried in and out for nothing. A freshly loaded engine is
 leased to the job that it was loaded for. What a higher class used last is kept for
@@ -31,7 +34,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from coscheduler.core import planner
-from coscheduler.core.engine_state import BUSY, EngineState, Limits, Phase
+from coscheduler.core.engine_state import EngineState, Limits, Phase
 from coscheduler.core.intents import Bring, GiveUp, Go, GoOn, Intent, Turn, Wait
 from coscheduler.core.jobs import JobBook, current_index
 from coscheduler.core.ledger import Ledger, Part
@@ -45,6 +48,7 @@ from coscheduler.core.model import (
     total_bytes,
 )
 from coscheduler.core.refusals import misfit, not_configured
+from coscheduler.core.sizes import Sizes
 
 RESTART_MS = 1000  # what stopping a process costs beside the reload
 WISHED_DURATION_MS = 60_000  # of the recording that a load without a job gets ready for
@@ -65,6 +69,7 @@ class Decider:
         self._engines = engines
         self._jobs = jobs
         self._limits = limits
+        self._sizes = Sizes(ledger, engines, jobs)
 
     def consider(self, turn: Turn) -> Intent:
         """The intent of the job whose turn it is."""
@@ -81,9 +86,10 @@ class Decider:
         return self._busy(turn, state) or self._consider_memory(turn, state)
 
     def _busy(self, turn: Turn, state: EngineState) -> Wait | None:  # 3
-        if state.phase in BUSY or state.phase is Phase.PAUSED:
+        if state.is_busy or state.phase is Phase.PAUSED:
             preempt = (state.name,) if self._may_preempt(turn.job, state) else ()
-            return Wait(f"{state.name} is {state.phase} {state.job}".rstrip(), preempt=preempt)
+            doing = state.phase if state.phase is not Phase.LOADED else "resizing"
+            return Wait(f"{state.name} is {doing} {state.job}".rstrip(), preempt=preempt)
         if self._is_leased_from(turn.job, state):
             return Wait(f"{state.name} was loaded for {state.leased_to}, which goes first")
         return None
@@ -114,7 +120,8 @@ class Decider:
         running = [s for s in self._engines.values() if s.phase is Phase.RUNNING]
         if len(running) < self._limits.compute_slots:
             return None
-        victims = [state for state in running if self._gives_way(turn.job, state)]
+        gives_way = (state for state in running if self._gives_way(turn.job, state))
+        victims = [state for state in gives_way if state.target is None]  # else when it is done
         last = max(victims, key=lambda state: self._jobs.key_of(state.job), default=None)
         pause = () if last is None else (last.name,)
         slots = self._limits.compute_slots
@@ -136,20 +143,26 @@ class Decider:
         run_only = replace(option, resident=(), load_ms=0)
         request = planner.Request((run_only,), duration_ms, 0, needs_process=False)
         moved = self._make_room(turn, request, option.quality_tier, wait)
-        if moved.is_passive and turn.spare_bytes is None and self._can_be_smaller(turn, state):
-            return replace(moved, unload=(state.name,))
+        if moved.is_passive and turn.spare_bytes is None:
+            return self._smaller_self(turn, state, moved)
         return moved
 
-    def _can_be_smaller(self, turn: Turn, state: EngineState) -> bool:
+    def _smaller_self(self, turn: Turn, state: EngineState, wait: Wait) -> Wait:
         """Would another option of the same tier fit into what is free plus what this one holds?"""
         assert state.option is not None
-        own = self._ledger.bytes_of(state.name, Part.RESIDENT, Part.SLACK)
-        return any(
-            option.peak_bytes(turn.stage.duration_ms) <= self._ledger.free_bytes + own
+        own = self._ledger.free_bytes + self._ledger.bytes_of(state.name, Part.RESIDENT)
+        slack = self._ledger.bytes_of(state.name, Part.SLACK)
+        duration_ms = turn.stage.duration_ms
+        for option in state.kin():
+            if option.name != state.option.name and option.peak_bytes(duration_ms) <= own:
+                return replace(wait, resize=((state.name, option.name),))
+        others = (
+            option.peak_bytes(duration_ms) <= own + slack
             for option in state.options()
             if option.quality_tier == state.option.quality_tier
             if option.name != state.option.name
         )
+        return replace(wait, unload=(state.name,)) if any(others) else wait
 
     def _load_or_make_room(self, turn: Turn, state: EngineState, tier: int) -> Intent:
         is_new = state.phase is Phase.STOPPED
@@ -158,7 +171,7 @@ class Decider:
         runs = self._jobs.ahead(turn.engine)
         request = planner.Request(options, duration_ms, context_bytes, is_new, runs)
         plan = planner.plan(request, tier, self._room(turn))
-        if plan is not None and not plan.unload and not plan.stop:  # 9
+        if plan is not None and plan.evicts_nobody:  # 9
             if self._limits.serial_loads and self._is_loading():
                 return Wait("another load to end", _needed(request, plan.option))
             return Bring(plan.option)
@@ -172,21 +185,32 @@ class Decider:
 
     def _make_room(
         self, turn: Turn, request: planner.Request, tier: int, wait: Wait
-    ) -> Wait:  # 10, 11, 12
-        """`wait`, with the evictions or preemptions that would end it; itself without any."""
+    ) -> Wait:  # 10, 11, 12, 13
+        """`wait`, with what would end it; itself without any."""
+        if self._is_on_its_way(turn, request, tier):
+            return wait
         plan = planner.plan(request, tier, self._room(turn))
         if plan is not None:
             needed = _needed(request, plan.option)
             victims = plan.unload + plan.stop
             if hold := tuple(name for name in victims if self._has_other_work(turn.job, name)):
                 return Wait(f"{', '.join(hold)} to do other work first", needed, hold=hold)
-            who = ", ".join(victims)
-            return Wait(f"{who} to give way", needed, unload=plan.unload, stop=plan.stop)
-        plan = planner.plan(request, tier, self._room(turn, with_lower_classes=True))
+            return _evicting(plan, needed)
+        plan = planner.plan(request, tier, self._room(turn, at_work=True))
         if plan is None:
             return self._explained(turn, wait)
         victims_at_work = (self._engines[name] for name in plan.unload + plan.stop)
-        return replace(wait, preempt=tuple(s.name for s in victims_at_work if not s.is_idle))
+        preempt = tuple(state.name for state in victims_at_work if not state.is_idle)
+        return replace(wait, preempt=preempt, resize=plan.shrink)
+
+    def _is_on_its_way(self, turn: Turn, request: planner.Request, tier: int) -> bool:
+        """Will the head's needs be met by what others were asked for already?"""
+        releasing = self._ledger.releasing_bytes
+        if turn.spare_bytes is not None or not releasing:
+            return False
+        room = self._room(turn)
+        room = replace(room, free_bytes=room.free_bytes + releasing, tenants=())
+        return planner.plan(request, tier, room) is not None
 
     def _explained(self, turn: Turn, wait: Wait) -> Wait:
         """The same, with the idle engines that may not be evicted."""
@@ -222,23 +246,38 @@ class Decider:
         )
         return tier is not None and _as_loaded(state, tier) is not None
 
-    def _room(self, turn: Turn, with_lower_classes: bool = False) -> planner.Room:
+    def _room(self, turn: Turn, at_work: bool = False) -> planner.Room:
         """What the turn may plan with: behind a waiting head only spare bytes, and no evictions."""
         free = self._ledger.free_bytes
         if turn.spare_bytes is not None and turn.engine not in turn.held:
             free = max(0, min(free, turn.spare_bytes))
         processes = sum(self._ledger.bytes_of(name, Part.CONTEXT) > 0 for name in self._engines)
-        tenants = () if turn.spare_bytes is not None else self._tenants(turn, with_lower_classes)
+        tenants = () if turn.spare_bytes is not None else self._tenants(turn, at_work)
         return planner.Room(free, tenants, self._limits.processes_max - processes)
 
-    def _tenants(self, turn: Turn, with_lower_classes: bool) -> tuple[planner.Tenant, ...]:
-        return tuple(
-            self._tenant(other)
-            for other in self._engines.values()
-            if other.name is not turn.engine and not other.is_pinned
-            if self._is_evictable(turn, other)
-            or (with_lower_classes and self._may_preempt(turn.job, other))
-        )
+    def _tenants(self, turn: Turn, at_work: bool) -> tuple[planner.Tenant, ...]:
+        """Those that may have to give something up: the idle ones, and on request those at work."""
+        tenants = []
+        for other in self._engines.values():
+            if other.name is turn.engine or other.is_pinned:
+                continue
+            if self._is_evictable(turn, other):
+                tenants.append(self._tenant(other))
+            elif at_work and self._shrinks_for(turn.job, other):
+                may_leave = self._may_preempt(turn.job, other)
+                tenants.append(replace(self._tenant(other), may_leave=may_leave))
+            elif at_work and self._may_preempt(turn.job, other):
+                tenants.append(replace(self._tenant(other), smaller=()))
+        return tuple(tenants)
+
+    def _shrinks_for(self, job: Job, state: EngineState) -> bool:
+        """May the engine at work become smaller for the job? Among equals only if both can run."""
+        if state.phase is not Phase.RUNNING or state.job not in self._jobs:
+            return False
+        running = sum(other.phase is Phase.RUNNING for other in self._engines.values())
+        is_of_use = self._gives_way(job, state) or running < self._limits.compute_slots
+        ranks_before = self._jobs.key_of(job.name) < self._jobs.key_of(state.job)
+        return is_of_use and ranks_before and state.is_resizable
 
     def _is_evictable(self, turn: Turn, state: EngineState) -> bool:
         return (
@@ -255,6 +294,7 @@ class Decider:
             self._ledger.bytes_of(state.name, Part.CONTEXT),
             state.option.load_ms if state.option else 0,
             RESTART_MS,
+            self._sizes.smaller(state),
         )
 
     def _is_leased_from(self, job: Job, state: EngineState) -> bool:
@@ -275,9 +315,11 @@ class Decider:
         self, state: EngineState, claimed: frozenset[EngineName], spare_bytes: int | None
     ) -> Bring | Wait:
         """What may be done for the load that somebody asked for, after all jobs had their turn."""
-        if state.description is None or state.phase in BUSY or state.phase is Phase.PAUSED:
+        if state.description is None or state.is_busy or state.phase is Phase.PAUSED:
             return Wait(f"{state.name} is {state.phase}")
         if state.phase is Phase.LOADED:
+            if self._sizes.can_become(state, state.wish or "") and not state.leased_to:
+                return Wait("its layers to come or go", resize=((state.name, state.wish or ""),))
             unload = () if state.name in claimed or state.leased_to else (state.name,)
             return Wait("another option of it is in memory", unload=unload)
         is_new = state.phase is Phase.STOPPED
@@ -289,9 +331,8 @@ class Decider:
         plan = planner.plan(request, options[0].quality_tier, self._room_for_wish(state, claimed))
         if plan is None or spare_bytes is not None:
             return Wait(f"memory: {self._ledger.free_bytes} bytes are free")
-        if plan.unload or plan.stop:
-            who = ", ".join(plan.unload + plan.stop)
-            return Wait(f"{who} to give way", unload=plan.unload, stop=plan.stop)
+        if not plan.evicts_nobody:
+            return _evicting(plan)
         if self._limits.serial_loads and self._is_loading():
             return Wait("another load to end")
         return Bring(plan.option)
@@ -370,6 +411,11 @@ def _as_loaded(state: EngineState, tier: int) -> Option | None:
         return option
     of_base = (other for other in state.options() if other.base and other.base == option.base)
     return next((other for other in of_base if other.quality_tier == tier), None)
+
+
+def _evicting(plan: planner.Plan, needed: int = 0) -> Wait:
+    who = ", ".join((*plan.unload, *plan.stop, *(name for name, _ in plan.shrink)))
+    return Wait(f"{who} to give way", needed, plan.shrink, plan.unload, plan.stop)
 
 
 def _needed(request: planner.Request, option: Option) -> int:

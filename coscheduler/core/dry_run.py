@@ -12,6 +12,7 @@ from coscheduler.core.commands import (
     Load,
     Pause,
     Preempt,
+    Resize,
     Resume,
     Run,
     Stop,
@@ -55,12 +56,13 @@ class _Future:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self._now_ms = scheduler.state().now_ms
-        self._answers: dict[EngineName, tuple[int, ev.Event]] = {}
+        self._answers: dict[str, tuple[int, ev.Event]] = {}  # by engine, and by its resize
         self._rest_ms: dict[EngineName, int] = {}  # of paused runs
         self._seen: dict[str, Job] = {}
         self._decisions: list[str] = []
         for engine in scheduler.engines.values():
             self._expect(engine)
+            self._expect_size(engine)
 
     def play(self, job: Job) -> JobPlan:
         """Until the job is final, or nothing moves any more."""
@@ -97,6 +99,8 @@ class _Future:
         match command:
             case Load() | Run() | Unload() | Stop():
                 self._expect(engine)
+            case Resize():
+                self._expect_size(engine)
             case Cancel() | Preempt():
                 self._answer(engine, _slice_ms(engine), ev.StageStopped(engine.name, engine.job))
             case Describe():
@@ -133,6 +137,13 @@ class _Future:
             self._answer(engine, RELEASE_MS, ev.Unloaded(engine.name))
         elif engine.phase is Phase.STOPPING:
             self._answer(engine, RELEASE_MS, ev.Stopped(engine.name))
+
+    def _expect_size(self, engine: EngineState) -> None:
+        """The end of a resize, beside whatever else the engine does."""
+        if engine.target is not None:
+            at_ms = self._now_ms + _slice_ms(engine) + RELEASE_MS
+            resized = ev.Resized(engine.name, engine.target.name)
+            self._answers[f"{engine.name} resized"] = (at_ms, resized)
 
     def _run_ms(self, engine: EngineState) -> int:
         """What is left of the run there, as far as can be expected."""

@@ -35,9 +35,12 @@ class EngineState:
     failure: Failure | None = None
     survey_bytes: int | None = None  # to be free before it can be described; None: it was asked
     option: Option | None = None
+    target: Option | None = None  # of the same family: asked for, not answered yet
+    grow_after_ms: int = 0  # after growing went wrong: not before
     context_bytes: int = 0  # measured at the last start, an estimate before
     job: str = ""  # that it loads for or runs
     since_ms: int = 0
+    is_mixed: bool = False  # what runs there did not run with one option alone
     asked: str = ""  # "pause" or "preempt": asked of the running stage, not answered yet
     leased_to: str = ""  # the job that it was loaded for, until that has run
     used_by: Priority = Priority.BATCH  # class of the stage that it ran last
@@ -52,7 +55,20 @@ class EngineState:
     @property
     def is_idle(self) -> bool:
         """It holds memory and does nothing."""
-        return self.phase in (Phase.LOADED, Phase.STARTED)
+        return self.phase in (Phase.LOADED, Phase.STARTED) and self.target is None
+
+    @property
+    def is_busy(self) -> bool:
+        """An answer is to come before anything else can be asked of it."""
+        return self.phase in BUSY or (self.phase is Phase.LOADED and self.target is not None)
+
+    @property
+    def is_resizable(self) -> bool:
+        """Its layers may come and go now: it is loaded or between two slices, and nothing is asked
+        of it. A paused one is not: the layer that it halted at stays until it goes on.
+        """
+        is_there = self.phase in (Phase.LOADED, Phase.RUNNING)
+        return is_there and self.target is None and not self.asked
 
     def options(self) -> tuple[Option, ...]:
         """Its options, each with what it was found to take on top of the prediction."""
@@ -66,6 +82,13 @@ class EngineState:
             return self.option
         same = (option for option in self.options() if option.name == self.option.name)
         return next(same, self.option)
+
+    def kin(self) -> tuple[Option, ...]:
+        """The options that it can go to as it is loaded, without a load and at the same quality,
+        in the order of preference; its own among them.
+        """
+        family = self.option.family if self.option is not None else ""
+        return tuple(option for option in self.options() if family and option.family == family)
 
     def copy(self) -> "EngineState":
         """One that can be changed without changing this one."""

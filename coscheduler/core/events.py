@@ -103,6 +103,16 @@ class Paused:
 
 
 @dataclass(frozen=True)
+class Resized:
+    """Answer to Resize: the engine is there as `option`, and the meter has seen the bytes return
+    that it has no more. The option that it had: it could not get more, and is as it was.
+    """
+
+    engine: EngineName
+    option: str
+
+
+@dataclass(frozen=True)
 class Unloaded:
     """Answer to Unload: the meter has seen the bytes return."""
 
@@ -186,6 +196,7 @@ Event = (
     | StageFailed
     | StageStopped
     | Paused
+    | Resized
     | Unloaded
     | Stopped
     | EngineDied

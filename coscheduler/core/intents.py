@@ -38,12 +38,14 @@ class GiveUp:
 @dataclass(frozen=True)
 class Wait:
     """Not now, for `reason`; `needed_bytes` > 0 when it is memory. The rest sets things in motion:
-    engines to unload, to stop, whose stage to pause, whose stage to end and put back; `hold` names
-    engines that are to be evicted for the job, and do other work first.
+    engines to go to another option where they are, to unload, to stop, whose stage to pause, whose
+    stage to end and put back; `hold` names engines that are to be evicted for the job, and do other
+    work first.
     """
 
     reason: str
     needed_bytes: int = 0
+    resize: tuple[tuple[EngineName, str], ...] = ()
     unload: tuple[EngineName, ...] = ()
     stop: tuple[EngineName, ...] = ()
     pause: tuple[EngineName, ...] = ()
@@ -53,7 +55,8 @@ class Wait:
     @property
     def is_passive(self) -> bool:
         """Nothing is set in motion."""
-        return not (self.unload or self.stop or self.pause or self.preempt or self.hold)
+        evicts = self.resize or self.unload or self.stop
+        return not (evicts or self.pause or self.preempt or self.hold)
 
 
 Intent = Go | GoOn | Bring | GiveUp | Wait

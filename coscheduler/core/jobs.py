@@ -25,6 +25,7 @@ from coscheduler.core.policy import RankKey, rank_key, served_ms
 
 DONE = (StageState.SUCCEEDED, StageState.FAILED, StageState.CANCELLED)
 WAITED_FOR_MAX = 16  # different reasons kept for a stage
+CHANGES_MAX = 16  # of an engine's size, kept for the stage that ran meanwhile
 
 
 def current_index(job: Job) -> int:
@@ -296,6 +297,12 @@ class JobBook:
         stage = self._jobs[name].stages[current_index(self._jobs[name])]
         if reason not in stage.waited_for and len(stage.waited_for) < WAITED_FOR_MAX:
             self.set_current(name, waited_for=(*stage.waited_for, reason))
+
+    def note_change(self, name: str, what: str) -> None:
+        """Record what changed for the current stage while it ran."""
+        stage = self._jobs[name].stages[current_index(self._jobs[name])]
+        if len(stage.notes) < CHANGES_MAX:
+            self.set_current(name, notes=(*stage.notes, what))
 
     def note_eviction(self, name: str, what: str) -> None:
         """Record what was evicted for the current stage."""

@@ -2,7 +2,8 @@
 
 A reservation belongs to an engine and has a part: "survey" (while a process finds out what its
 options take), "context" (until the process ends), "resident" (load to unload), "run" (while a stage
-runs), "slack" (measured above predicted). Its way:
+runs), "slack" (measured above predicted), "surplus" (layers that were asked back from an engine
+that stays). Its way:
 
     RESERVED ──commit──> COMMITTED ──begin_release──> RELEASING ──confirm──> gone
 
@@ -13,7 +14,7 @@ planned is not in the ledger at all.
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from coscheduler.core.model import EngineName, Lines, total_bytes
+from coscheduler.core.model import EngineName, Line, LineBytes, Lines, total_bytes
 from coscheduler.errors import LedgerRefusal
 
 
@@ -25,6 +26,7 @@ class Part(StrEnum):
     RESIDENT = "resident"
     RUN = "run"
     SLACK = "slack"
+    SURPLUS = "surplus"
 
 
 class ReservationState(StrEnum):
@@ -127,6 +129,20 @@ class Ledger:
     def begin_release(self, key: Key) -> None:
         """The bytes are asked back; they stay charged."""
         self._move(key, ReservationState.COMMITTED, ReservationState.RELEASING)
+
+    def ask_back(self, engine: EngineName, lines: Lines) -> None:
+        """The engine is to keep only `lines` of what is resident; the rest is SURPLUS, RELEASING.
+        Raises LedgerRefusal when there is less, or a surplus already.
+        """
+        key, surplus = (engine, Part.RESIDENT), (engine, Part.SURPLUS)
+        entry = self._get(key)
+        rest = entry.bytes - total_bytes(lines)
+        if rest < 0 or surplus in self._reservations:
+            raise LedgerRefusal("WRONG_STATE", f"{engine} cannot give back {rest} bytes")
+        self._reservations[key] = replace(entry, lines=lines)
+        self._reservations[surplus] = Reservation(
+            (LineBytes(Line.WEIGHTS, rest),), ReservationState.RELEASING
+        )
 
     def confirm(self, key: Key) -> None:
         """The bytes are back."""

@@ -109,8 +109,10 @@ class Option:
     in a way that a listener or reader could notice. `settings_json` is the engine's own note on how
     to load itself this way; the core never reads it. `files` are what a load reads, as far as they
     are known. Options of the same `base`, unless it is "", load the same: an engine goes from one
-    to the other between two runs without a load. A safe one is for the time after the engine died
-    with another.
+    to the other between two runs without a load. Those of the same `family`, unless it is "", are
+    of one quality tier and differ in the layers that stay: an engine goes from one to the other
+    between two slices, and the running stage keeps its own run lines. A safe one is for the time
+    after the engine died with another.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Option:
     settings_json: str = "{}"
     files: tuple[str, ...] = ()
     base: str = ""
+    family: str = ""
     is_safe: bool = False
 
     def run_lines(self, duration_ms: int) -> Lines:

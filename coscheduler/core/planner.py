@@ -13,18 +13,29 @@ from itertools import product
 
 from coscheduler.core.model import EngineName, Option
 
-KEEP, UNLOAD, STOP = "keep", "unload", "stop"
+KEEP, SHRINK, UNLOAD, STOP = "keep", "shrink", "unload", "stop"
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """An option that a tenant may go to where it is: what that frees, and what going back costs."""
+
+    option: str
+    freed_bytes: int
+    regrow_ms: int
 
 
 @dataclass(frozen=True)
 class Tenant:
-    """An idle engine that may be asked to leave: what that frees and what it costs to come back."""
+    """An engine that may be asked to leave, or to become smaller: what that frees and costs."""
 
     engine: EngineName
     resident_bytes: int
     context_bytes: int
     reload_ms: int
     restart_ms: int
+    smaller: tuple[Smaller, ...] = ()
+    may_leave: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,12 +65,18 @@ class Room:
 
 @dataclass(frozen=True)
 class Plan:
-    """The chosen option, who is unloaded and whose process is stopped for it, and the cost."""
+    """The chosen option, what becomes of whom for it, and the cost. `shrink`: to which option."""
 
     option: Option
     unload: tuple[EngineName, ...]
     stop: tuple[EngineName, ...]
     cost_ms: int
+    shrink: tuple[tuple[EngineName, str], ...] = ()
+
+    @property
+    def evicts_nobody(self) -> bool:
+        """Everybody keeps what they have."""
+        return not (self.unload or self.stop or self.shrink)
 
 
 def fits_alone(option: Option, duration_ms: int, context_bytes: int, capacity_bytes: int) -> bool:
@@ -86,54 +103,80 @@ def least_bytes(options: Sequence[Option], duration_ms: int, context_bytes: int)
 
 def plan(request: Request, tier: int, room: Room) -> Plan | None:
     """The cheapest plan within the tier, ties broken by the engine's own order of options."""
-    plans = [
-        Plan(option, unload, stop, _cost_ms(option, request.duration_ms, room, unload, stop))
-        for unload, stop, freed_bytes, freed_processes in _ways_to_make_room(room.tenants)
-        if not request.needs_process or room.processes_free + freed_processes > 0
+    peaks = [
+        (option, request.context_bytes + option.peak_bytes(request.duration_ms))
         for option in request.options
         if option.quality_tier == tier
-        if request.context_bytes + option.peak_bytes(request.duration_ms)
-        <= room.free_bytes + freed_bytes
     ]
-    cheapest = min(plans, key=lambda candidate: candidate.cost_ms, default=None)
+    ways = sorted(_ways(request, room), key=lambda way: way.cost_ms)
+    cheapest: tuple[int, _Way] | None = None
+    for option, peak_bytes in peaks:
+        fitting = (way for way in ways if peak_bytes <= room.free_bytes + way.freed_bytes)
+        if (way := next(fitting, None)) is not None:
+            cost_ms = way.cost_ms + option.load_ms + _run_ms(option, request)
+            if cheapest is None or cost_ms < cheapest[0]:
+                cheapest = cost_ms, way
     if cheapest is None:
         return None
-    same_way = (p for p in plans if (p.unload, p.stop) == (cheapest.unload, cheapest.stop))
-    return min(same_way, key=lambda candidate: _all_runs_ms(candidate.option, request))
+    cost_ms, way = cheapest
+    fits = [option for option, peak in peaks if peak <= room.free_bytes + way.freed_bytes]
+    option = min(fits, key=lambda option: option.load_ms + request.runs * _run_ms(option, request))
+    return Plan(option, way.of(UNLOAD), way.of(STOP), cost_ms, way.shrink)
 
 
-def _all_runs_ms(option: Option, request: Request) -> int:
+def _run_ms(option: Option, request: Request) -> int:
     """Who goes is decided by this stage alone; but what is loaded serves all that come after it,
     each taken to be as long.
     """
-    run_ms = option.run_ms_per_second * request.duration_ms // 1000
-    return option.load_ms + request.runs * run_ms
+    return option.run_ms_per_second * request.duration_ms // 1000
 
 
-Way = tuple[tuple[EngineName, ...], tuple[EngineName, ...], int, int]
+@dataclass(frozen=True)
+class _Fate:
+    """What may become of a tenant. `option`: the one that it shrinks to."""
+
+    engine: EngineName
+    what: str
+    freed_bytes: int = 0
+    cost_ms: int = 0
+    option: str = ""
 
 
-def _ways_to_make_room(tenants: tuple[Tenant, ...]) -> Iterator[Way]:
-    """Every combination of keep, unload and stop: 3^n for the n <= 2 other engines."""
-    for choice in product((KEEP, UNLOAD, STOP), repeat=len(tenants)):
-        pairs = list(zip(tenants, choice, strict=True))
-        if any(way == UNLOAD and tenant.resident_bytes == 0 for tenant, way in pairs):
-            continue  # nothing is loaded there
-        unload = tuple(tenant.engine for tenant, way in pairs if way == UNLOAD)
-        stop = tuple(tenant.engine for tenant, way in pairs if way == STOP)
-        freed = sum(tenant.resident_bytes for tenant, way in pairs if way != KEEP)
-        freed += sum(tenant.context_bytes for tenant, way in pairs if way == STOP)
-        yield unload, stop, freed, len(stop)
+@dataclass(frozen=True)
+class _Way:
+    """What may become of all of them."""
+
+    fates: tuple[_Fate, ...]
+    freed_bytes: int
+    cost_ms: int
+
+    def of(self, what: str) -> tuple[EngineName, ...]:
+        return tuple(fate.engine for fate in self.fates if fate.what == what)
+
+    @property
+    def shrink(self) -> tuple[tuple[EngineName, str], ...]:
+        return tuple((fate.engine, fate.option) for fate in self.fates if fate.what == SHRINK)
 
 
-def _cost_ms(
-    option: Option,
-    duration_ms: int,
-    room: Room,
-    unload: tuple[EngineName, ...],
-    stop: tuple[EngineName, ...],
-) -> int:
-    run_ms = option.run_ms_per_second * duration_ms // 1000
-    reload_ms = sum(t.reload_ms for t in room.tenants if t.engine in unload + stop)
-    restart_ms = sum(t.restart_ms for t in room.tenants if t.engine in stop)
-    return option.load_ms + run_ms + reload_ms + restart_ms
+def _ways(request: Request, room: Room) -> Iterator[_Way]:
+    """Every combination of what may become of the n <= 2 other engines, as far as it leaves a
+    process for the one that comes.
+    """
+    for fates in product(*map(_fates, room.tenants)):
+        ended = sum(fate.what == STOP for fate in fates)
+        if not request.needs_process or room.processes_free + ended > 0:
+            freed_bytes = sum(fate.freed_bytes for fate in fates)
+            yield _Way(fates, freed_bytes, sum(fate.cost_ms for fate in fates))
+
+
+def _fates(tenant: Tenant) -> Iterator[_Fate]:
+    engine, resident_bytes = tenant.engine, tenant.resident_bytes
+    yield _Fate(engine, KEEP)
+    for smaller in tenant.smaller:
+        yield _Fate(engine, SHRINK, smaller.freed_bytes, smaller.regrow_ms, smaller.option)
+    if not tenant.may_leave:
+        return
+    if resident_bytes:  # else nothing is loaded there
+        yield _Fate(engine, UNLOAD, resident_bytes, tenant.reload_ms)
+    ended_bytes = resident_bytes + tenant.context_bytes
+    yield _Fate(engine, STOP, ended_bytes, tenant.reload_ms + tenant.restart_ms)

@@ -154,7 +154,7 @@ class Reports:
             event.job,
             state=StageState.SUCCEEDED,
             outputs=event.outputs,
-            notes=event.notes,
+            notes=(*self._stage(event.job).notes, *event.notes),
             numbers=event.numbers,
             measured_peak_bytes=event.measured_peak_bytes,
         )
@@ -170,7 +170,8 @@ class Reports:
         would not fit alone any more: it has just shown that it does.
         """
         option, stage = state.loaded_option(), self._stage(event.job)
-        assert option is not None
+        if option is None or state.is_mixed:
+            return  # it says nothing of any one option
         is_timed = self._jobs[event.job].is_durable  # a conversation lasts as long as it lasts
         if is_timed and stage.attempt_count == 1:  # else it holds times of earlier attempts too
             state.learned.note_run(option.name, stage.duration_ms, stage.run_ms)
@@ -204,6 +205,21 @@ class Reports:
         self._actions.count_run_time(state)
         state.phase, state.asked = Phase.PAUSED, ""
         self._jobs.set_current(event.job, state=StageState.PAUSED)
+
+    # ---- becoming another --------------------------------------------------------------------
+
+    def on_resized(self, event: ev.Resized) -> None:
+        """As asked; or it could not get more, is as it was, and is left so for a while."""
+        state = self._engines[event.engine]
+        option, state.target = state.target, None
+        assert option is not None and state.option is not None
+        if event.option == option.name:
+            state.option = option
+            self._ledger.drop(event.engine, Part.SURPLUS)
+            return
+        self._ledger.resize((event.engine, Part.RESIDENT), state.option.resident)
+        state.grow_after_ms = self._jobs.now_ms + self._limits.oom_memory_ms
+        self._actions.decide(f"{event.engine} stays '{state.option.name}': no room to grow")
 
     # ---- the ladder --------------------------------------------------------------------------
 

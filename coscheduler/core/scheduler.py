@@ -15,17 +15,27 @@ from coscheduler.core.actions import Actions
 from coscheduler.core.commands import Command
 from coscheduler.core.controls import Controls
 from coscheduler.core.decisions import Decider, kept_until_ms, run_ms_by_now
-from coscheduler.core.engine_state import BUSY, EngineState, Limits, Phase
+from coscheduler.core.engine_state import EngineState, Limits, Phase
 from coscheduler.core.estimates import expected_ends
 from coscheduler.core.intents import Bring, GiveUp, Go, GoOn, Turn, Wait
 from coscheduler.core.jobs import JobBook, current_index
 from coscheduler.core.ledger import Key, Ledger, Reservation
-from coscheduler.core.model import ENGINE_OF, EngineName, Job, JobState, Priority, Stage, StageState
+from coscheduler.core.model import (
+    ENGINE_OF,
+    EngineName,
+    Job,
+    JobState,
+    Priority,
+    Stage,
+    StageState,
+)
 from coscheduler.core.refusals import misfit, not_configured
 from coscheduler.core.reports import Reports
+from coscheduler.core.sizes import Sizes
 from coscheduler.core.surveys import Surveys
 from coscheduler.errors import Exhausted, Refused
 
+SHRANK = "the budget shrank"
 ESTIMATE_MS = 1000  # an estimate holds so long, unless a job asks that it lacks
 
 
@@ -66,6 +76,7 @@ class Scheduler:
         self._ends_ms = 0
         self._actions = Actions(self.ledger, self._jobs)
         self._decider = Decider(self.ledger, self.engines, self._jobs, limits)
+        self._sizes = Sizes(self.ledger, self.engines, self._jobs)
         self._controls = Controls(
             self.ledger, self.engines, self._jobs, self._actions, self._decider
         )
@@ -83,6 +94,7 @@ class Scheduler:
             ev.StageFailed: reports.on_stage_failed,
             ev.StageStopped: reports.on_stage_stopped,
             ev.Paused: reports.on_paused,
+            ev.Resized: reports.on_resized,
             ev.Unloaded: reports.on_unloaded,
             ev.Stopped: reports.on_stopped,
             ev.EngineDied: reports.on_engine_died,
@@ -200,8 +212,9 @@ class Scheduler:
     @property
     def is_quiet(self) -> bool:
         """True when no command is unanswered."""
-        at_work = (*BUSY, Phase.PAUSED)
-        return not any(state.phase in at_work for state in self.engines.values())
+        return not any(
+            state.is_busy or state.phase is Phase.PAUSED for state in self.engines.values()
+        )
 
     @property
     def next_wakeup_ms(self) -> int | None:
@@ -258,6 +271,8 @@ class Scheduler:
         claimed, spare_bytes = self._take_turns()
         if not self.is_draining:
             self._controls.fulfil_wishes(claimed, spare_bytes)
+            if spare_bytes is None:
+                self._grow()
         self._unload_idle()
 
     def _rerank(self) -> None:
@@ -295,6 +310,12 @@ class Scheduler:
             if name in self._jobs:
                 claimed |= {engine}
         return claimed, spare_bytes
+
+    def _grow(self) -> None:
+        """Running engines take what nobody waits for, where it pays within the stage at hand."""
+        for state in self.engines.values():
+            if (option := self._sizes.larger(state)) is not None:
+                self._actions.resize(state, option.name, "memory is free")
 
     def _unload_idle(self) -> None:
         """Engines whose keep-alive ran out and that nobody waits for leave, step by step."""
@@ -356,6 +377,8 @@ class Scheduler:
 
     def _set_in_motion(self, wait: Wait, job_name: str) -> None:
         why = f"{job_name} comes first"
+        for name, option in wait.resize:
+            self._actions.resize(self.engines[name], option, why, job_name)
         for name in wait.unload:
             self._actions.unload(self.engines[name], why, job_name)
         for name in wait.stop:
@@ -372,6 +395,7 @@ class Scheduler:
     def _reduce_overdraft(self) -> None:
         """After the budget shrank: idle engines leave, the longest idle first; then stages that
         rank last are put back into the queue, to come again as they fit; pinned engines come last.
+        Of an engine that can give what is missing where it is, nothing else is asked.
         """
         missing = self.ledger.overdraft_bytes - self.ledger.releasing_bytes
         if missing <= 0:
@@ -380,28 +404,31 @@ class Scheduler:
             (state for state in self.engines.values() if state.is_idle),
             key=lambda state: state.since_ms,
         )
-        missing = self._send_away((state for state in idle if not state.is_pinned), missing)
-        missing = self._put_back(missing)
-        self._send_away((state for state in idle if state.is_pinned), missing)
-
-    def _send_away(self, states: Iterable[EngineState], missing: int) -> int:
-        for state in states:
+        unpinned = [state for state in idle if not state.is_pinned]
+        pinned = [state for state in idle if state.is_pinned]
+        for state in (*unpinned, *self._at_work(), *pinned):
             if missing > 0:
-                missing -= self.ledger.bytes_of(state.name)
-                self._actions.stop(state, "the budget shrank")
-        return missing
+                missing -= self._give_back(state, missing)
 
-    def _put_back(self, missing: int) -> int:
+    def _at_work(self) -> list[EngineState]:
+        """The engines with a stage, last in rank first."""
         at_work = {
             state.job: state
             for state in self.engines.values()
             if state.phase in (Phase.RUNNING, Phase.PAUSED)
         }
-        for job in reversed(self.jobs):
-            if missing > 0 and job.name in at_work:
-                missing -= self.ledger.bytes_of(at_work[job.name].name)
-                self._actions.ask(at_work[job.name], "preempt", "the budget shrank")
-        return missing
+        return [at_work[job.name] for job in reversed(self.jobs) if job.name in at_work]
+
+    def _give_back(self, state: EngineState, missing: int) -> int:
+        """Ask an engine for so many bytes; how many it will give."""
+        if (smaller := self._sizes.smaller_by(state, missing)) is not None:
+            self._actions.resize(state, smaller.name, SHRANK)
+            return missing
+        if state.is_idle:
+            self._actions.stop(state, SHRANK)
+        else:
+            self._actions.ask(state, "preempt", SHRANK)
+        return self.ledger.bytes_of(state.name)
 
     def _admit_stage(self, stage: Stage, quality_min: int | None) -> None:
         state = self.engines.get(ENGINE_OF[stage.kind])

@@ -15,7 +15,7 @@ leases       an engine that is kept for a job is charged for the run of that job
 from typing import TYPE_CHECKING
 
 from coscheduler.core.commands import Load, Run
-from coscheduler.core.engine_state import BUSY, EngineState, Phase
+from coscheduler.core.engine_state import EngineState, Phase
 from coscheduler.core.jobs import current_index
 from coscheduler.core.ledger import Part
 from coscheduler.core.model import ENGINE_OF, EngineName, Job, Stage, StageState
@@ -111,7 +111,7 @@ class Promises:
     def _check_exact(self) -> None:
         """Where predictions are right: an engine at rest is charged what it holds, and a lease."""
         for name, state in self._world.scheduler.engines.items():
-            if state.phase not in BUSY:
+            if not (state.is_busy or state.target):
                 run = self._world.scheduler.ledger.bytes_of(name, Part.RUN)
                 run = run if state.leased_to else 0
                 charged = self._world.scheduler.ledger.bytes_of(name)
@@ -123,7 +123,7 @@ class Promises:
             if state.phase is Phase.STOPPED:
                 assert charged == 0, f"{name} is gone and charged {charged}"
             if state.leased_to:
-                assert state.phase is Phase.LOADED
+                assert state.phase is Phase.LOADED and state.target is None
                 assert (name, Part.RUN) in self._world.scheduler.ledger.entries()
 
     def _check_slots(self) -> None:
@@ -161,7 +161,8 @@ class Promises:
         running = [s for s in scheduler.engines.values() if s.phase is Phase.RUNNING]
         if engine.leased_to == first.name and len(running) >= self._world.limits.compute_slots:
             lower = [state for state in running if self._is_lower(state, first)]
-            assert not lower or any(state.asked for state in running), "no slot is made free"
+            asked = any(state.asked or state.target for state in running)
+            assert not lower or asked, "no slot is made free"
 
     def _is_lower(self, state: EngineState, first: Job) -> bool:
         other = self._world.scheduler.job(state.job)

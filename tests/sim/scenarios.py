@@ -14,6 +14,7 @@ from coscheduler.core.model import (
     Priority,
     RunLine,
     StageKind,
+    total_bytes,
 )
 from tests.core.build import job
 from tests.sim.simulator import Setup, World
@@ -67,8 +68,26 @@ def random_description(engine: EngineName, rng: random.Random) -> EngineDescript
             slice_ms_max=250,
         )
 
-    options = tuple(option(index) for index in range(rng.randint(1, 4)))
-    return EngineDescription(engine, "simulated", options, rng.randint(1, 20))
+    options = [option(index) for index in range(rng.randint(1, 4))]
+    if rng.random() < 0.6:
+        options = family(options[0], rng) + options[2:]
+    return EngineDescription(engine, "simulated", tuple(options), rng.randint(1, 20))
+
+
+def family(whole: Option, rng: random.Random) -> list[Option]:
+    """`whole` and others with fewer layers, each slower and with a run of its own size."""
+    size = total_bytes(whole.resident)
+    return [
+        replace(
+            whole,
+            name=f"{whole.name}, {eighths} eighths",
+            family="layers",
+            resident=(LineBytes(Line.WEIGHTS, max(1, size * eighths // 8)),),
+            run=(RunLine(Line.WORKSPACE, rng.randint(1, 40)),),
+            run_ms_per_second=whole.run_ms_per_second + 10 * (8 - eighths),
+        )
+        for eighths in (8, 5, 3, 1)
+    ]
 
 
 def add_jobs(world: World, count: int) -> int:

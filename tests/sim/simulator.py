@@ -16,6 +16,7 @@ from coscheduler.core.commands import (
     Load,
     Pause,
     Preempt,
+    Resize,
     Resume,
     Run,
     Stop,
@@ -44,6 +45,7 @@ OUTPUTS = {
 }
 BROKEN = Failure("ENGINE_ERROR", "scripted")
 FULL = Failure("OUT_OF_MEMORY", "scripted")
+HUNG = Failure("RELEASE_NOT_CONFIRMED", "scripted")
 SLICE_MS, RELEASE_MS, STOP_MS, STOPPING_MS = 250, 300, 100, 50
 
 
@@ -58,6 +60,8 @@ class Device:
     job: str = ""
     generation: int = 0  # a process; answers of an older one never arrive
     held_back: list[tuple[int, ev.Event]] = field(default_factory=list)  # while it is paused
+    option: Option | None = None
+    is_resizing: bool = False
 
     @property
     def bytes(self) -> int:
@@ -72,6 +76,7 @@ class Tally:
     loads: int = 0
     runs: int = 0
     unloads: int = 0
+    resizes: int = 0
     preemptions: int = 0
     pauses: int = 0
     restarts: int = 0
@@ -188,6 +193,8 @@ class World:
             case ev.CapacityChanged():
                 self.promises.note_capacity(event.capacity_bytes)
                 self.shrink_count += 1
+            case ev.Resized():
+                self._resized(event)
             case ev.Unloaded():
                 self.devices[event.engine].resident = 0
                 self.devices[event.engine].pending = None
@@ -217,16 +224,19 @@ class World:
                     self.at(self.now_ms + rest_ms, event, device.generation)
                 device.held_back.clear()
                 return
+            case Resize():
+                self._resize(command, device)
+                return
             case Load():
                 self._load(command, device)
             case Run():
                 self._run(command, device)
             case Unload():
                 self.tally.unloads += 1
-                assert device.pending is None and device.resident
+                assert device.pending is None and device.resident and not device.is_resizing
                 self._answer(command, self._soon(RELEASE_MS), ev.Unloaded(command.engine))
             case Stop():
-                assert device.pending is None
+                assert device.pending is None and not device.is_resizing
                 self._answer(command, self._soon(STOP_MS), ev.Stopped(command.engine))
         device.pending = command
 
@@ -234,6 +244,7 @@ class World:
         """At the end of the slice, unless the run ends before it: then nothing comes of it."""
         self.tally.pauses += 1
         assert isinstance(device.pending, Run) and device.job == command.job
+        assert not device.is_resizing, "the layer it halts at would stay"
         at_ms = self._soon(SLICE_MS)
         if any(at <= at_ms for at, event in self._answers(command.engine)):
             return
@@ -242,19 +253,54 @@ class World:
         device.held_back = rest
         self.at(at_ms, ev.Paused(command.engine, command.job), device.generation)
 
+    def _resize(self, command: Resize, device: Device) -> None:
+        """Between two slices: what comes is held at once, what goes is held until the answer."""
+        self.tally.resizes += 1
+        assert device.option is not None and not device.is_resizing and not device.held_back
+        assert device.pending is None or isinstance(device.pending, Run)
+        option, old = self.option(command.engine, command.option), device.option
+        assert option.family == old.family != "" and option.quality_tier == old.quality_tier
+        held = total_bytes(option.resident)
+        assert command.bytes_max >= held + device.run, "it may not even hold what it is to hold"
+        device.is_resizing, device.resident = True, max(device.resident, held)
+        at_ms = self._soon(SLICE_MS + RELEASE_MS)
+        if self._fails():
+            self.at(at_ms, ev.EngineDied(command.engine, HUNG), device.generation)
+            return
+        fails = held > total_bytes(old.resident) and self._fails()
+        answer = ev.Resized(command.engine, old.name if fails else option.name)
+        self.at(at_ms, answer, device.generation)
+
+    def _resized(self, event: ev.Resized) -> None:
+        """What is left of a run goes at the new option's speed."""
+        device, option = self.devices[event.engine], self.option(event.engine, event.option)
+        old, device.option, device.is_resizing = device.option, option, False
+        device.resident = total_bytes(option.resident)
+        answers = self._answers(event.engine)
+        if old is None or old.name == option.name or not isinstance(device.pending, Run):
+            return
+        if any(isinstance(answer, ev.StageStopped) for _, answer in answers):
+            return
+        self._take_back(event.engine)
+        for at_ms, answer in answers:
+            rest_ms = (at_ms - self.now_ms) * option.run_ms_per_second // old.run_ms_per_second
+            self.at(self.now_ms + max(0, rest_ms), answer, device.generation)
+
     def _answers(self, engine: EngineName) -> list[tuple[int, ev.Event]]:
+        """What the run there will say next."""
         generation = self.devices[engine].generation
         kinds = ev.StageDone | ev.StageFailed | ev.StageStopped | ev.EngineDied | ev.Paused
         return [
             (at, event)
             for at, _, event, number in self._timeline
             if isinstance(event, kinds) and event.engine is engine and number == generation
+            if getattr(event, "failure", None) is not HUNG
         ]
 
     def _take_back(self, engine: EngineName) -> None:
         """The run's own answer will not come as planned."""
-        gone = [event for _, event in self._answers(engine)]
-        self._timeline = [entry for entry in self._timeline if entry[2] not in gone]
+        gone = {id(event) for _, event in self._answers(engine)}
+        self._timeline = [entry for entry in self._timeline if id(entry[2]) not in gone]
         heapq.heapify(self._timeline)
 
     def option(self, engine: EngineName, name: str) -> Option:
@@ -270,13 +316,14 @@ class World:
             failed = ev.LoadFailed(command.engine, failure, True, device.context)
             self._answer(command, self._soon(200), failed)
             return
-        device.resident = total_bytes(option.resident)
+        device.resident, device.option = total_bytes(option.resident), option
         loaded = ev.Loaded(command.engine, device.context, device.resident, option.load_ms)
         self._answer(command, self.now_ms + option.load_ms, loaded)
 
     def _run(self, command: Run, device: Device) -> None:
         self.tally.runs += 1
         assert device.pending is None and device.resident, "a run without a load"
+        assert not device.is_resizing, "a run before the layers are there"
         stage = self.stored[command.job].stages[command.stage_index]
         assert stage.state is StageState.RUNNING, "the attempt is stored before it runs"
         option = self.option(command.engine, stage.option)

@@ -1,0 +1,98 @@
+"""Which other option of its family a loaded engine may go to: fewer layers for others' sake, more
+where memory is free and it pays. Reads the scheduler's state, changes nothing.
+"""
+
+from collections.abc import Mapping
+
+from coscheduler.core import planner
+from coscheduler.core.engine_state import EngineState, Phase
+from coscheduler.core.jobs import JobBook, current_index
+from coscheduler.core.ledger import Ledger, Part
+from coscheduler.core.model import EngineName, Option, Stage, total_bytes
+
+GROWTH_GAIN = 2  # growing must save so many times what it takes
+
+
+class Sizes:
+    """The state that it reads is the scheduler's own."""
+
+    def __init__(
+        self, ledger: Ledger, engines: Mapping[EngineName, EngineState], jobs: JobBook
+    ) -> None:
+        self._ledger = ledger
+        self._engines = engines
+        self._jobs = jobs
+
+    # ---- fewer layers --------------------------------------------------------------------------
+
+    def smaller(self, state: EngineState) -> tuple[planner.Smaller, ...]:
+        """The options that hold less, with what each frees. Going back takes its part of a load;
+        the lease of an idle engine ends.
+        """
+        leased = self._ledger.bytes_of(state.name, Part.RUN) if state.is_idle else 0
+        return tuple(
+            planner.Smaller(option.name, less + leased, _come_ms(now, less))
+            for option in self._kin(state)
+            if (now := state.option) is not None
+            if (less := -self._more(state, option)) > 0
+        )
+
+    def smaller_by(self, state: EngineState, size_bytes: int) -> Option | None:
+        """The largest option that frees so much."""
+        fitting = (kin for kin in self._kin(state) if -self._more(state, kin) >= size_bytes)
+        return max(fitting, key=lambda option: total_bytes(option.resident), default=None)
+
+    # ---- more layers ---------------------------------------------------------------------------
+
+    def larger(self, state: EngineState) -> Option | None:
+        """The fastest option for the engine at work that fits into what nobody will want soon, and
+        saves its stage more time than its layers take to come.
+        """
+        job = self._jobs.get(state.job)
+        if state.phase is not Phase.RUNNING or job is None:
+            return None
+        if self._jobs.now_ms < state.grow_after_ms:
+            return None
+        stage = job.stages[current_index(job)]
+        free = self._ledger.free_bytes - self._soon_wanted(state, stage.duration_ms)
+        larger = (
+            option
+            for option in self._kin(state)
+            if 0 < self._more(state, option) <= free
+            if self._pays(state, option, stage)
+        )
+        return min(larger, key=lambda option: option.run_ms_per_second, default=None)
+
+    def can_become(self, state: EngineState, name: str) -> bool:
+        """Is there room for the option of that name, which is of the engine's family?"""
+        named = (option for option in self._kin(state) if option.name == name)
+        return any(self._more(state, option) <= self._ledger.free_bytes for option in named)
+
+    def _soon_wanted(self, state: EngineState, duration_ms: int) -> int:
+        """What the runs of the other engines in memory will take, if recordings are alike."""
+        return sum(
+            total_bytes(other.option.run_lines(duration_ms))
+            for other in self._engines.values()
+            if other.name is not state.name and other.phase is Phase.LOADED
+            if other.option is not None and self._jobs.ahead(other.name)
+        )
+
+    def _pays(self, state: EngineState, option: Option, stage: Stage) -> bool:
+        now = state.option
+        assert now is not None
+        ran_ms = stage.run_ms + self._jobs.now_ms - state.since_ms
+        rest_ms = state.learned.expected_run_ms(now, stage.duration_ms) - ran_ms
+        faster = now.run_ms_per_second - option.run_ms_per_second
+        saved_ms = rest_ms * faster // max(1, now.run_ms_per_second)
+        return saved_ms > GROWTH_GAIN * _come_ms(option, self._more(state, option))
+
+    def _kin(self, state: EngineState) -> tuple[Option, ...]:
+        return state.kin() if state.is_resizable else ()
+
+    def _more(self, state: EngineState, option: Option) -> int:
+        return total_bytes(option.resident) - self._ledger.bytes_of(state.name, Part.RESIDENT)
+
+
+def _come_ms(option: Option, size_bytes: int) -> int:
+    """What so many bytes of the option take to come: their part of its load."""
+    return option.load_ms * size_bytes // max(1, total_bytes(option.resident))
