@@ -134,7 +134,7 @@ def _shapes(sizes: Sizes) -> Shapes:
     """Every tensor of the checkpoint, with the official names."""
     yield from _encoder_shapes(sizes)
     yield from _decoder_shapes(sizes)
-    yield from _watermark_shapes(sizes)
+    yield from watermark_shapes(sizes)
     yield from _transformer_shapes(sizes)
     yield from _condition_shapes(sizes)
     # The official file also holds a vision model, which text prompting never reads.
@@ -199,14 +199,16 @@ def _lstm(key: str, hidden: int) -> Shapes:
         yield f"{key}.bias_hh_l{layer}", (4 * hidden,)
 
 
-def _watermark_shapes(sizes: Sizes) -> Shapes:
-    """The official ratios: a third of the decoder's widths, a message four times the channels."""
+def watermark_shapes(sizes: Sizes, rates: tuple[int, ...] = WATERMARK_RATES) -> Shapes:
+    """The official ratios: a third of the decoder's widths, a message four times the channels.
+    The rates multiply to a divisor of the codec's hop.
+    """
     hidden, channels = sizes.decoder_dim // 3, sizes.decoder_dim // 48
     message = 4 * channels
     wm = "audio_codec.decoder.wm_model"
     yield from _plain(f"{wm}.encoder_block.pre.3", channels, 1, 7)
     wide = hidden
-    for index, rate in enumerate(WATERMARK_RATES, 1):
+    for index, rate in enumerate(rates, 1):
         key, narrow = f"audio_codec.decoder.model.{index}.block", wide // 2
         yield from _plain(f"{key}.3", wide, narrow, 2 * rate, bias=narrow)
         for entry in (6, 7):
