@@ -125,11 +125,16 @@ def _sounds(kind: sounds.Kind, count: int) -> Tensor:
 class Example:
     """A held-out mixture and its speech, samples float32 [N], and how it was made."""
 
-    mixture: np.ndarray
-    target: np.ndarray
+    mixture: sounds.Samples
+    target: sounds.Samples
     kind: str
     snr_db: float
     new_voice: bool
+
+    @property
+    def interference(self) -> sounds.Samples:
+        """What is not speech."""
+        return self.mixture - self.target
 
 
 def examples(seed: int, per_case: int, seconds: float = 5.0) -> list[Example]:

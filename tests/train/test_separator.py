@@ -1,0 +1,119 @@
+"""The separator's training: the codec in closed form, and the export that the engine runs as is."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from coscheduler.engines.separation.api import SamAudio
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+# Below scripts/, not installed.
+codec = importlib.import_module("train.separator_codec")
+data = importlib.import_module("train.separator_data")
+export = importlib.import_module("train.separator_export")
+net = importlib.import_module("train.separator_net")
+scores = importlib.import_module("train.separator_scores")
+sounds = importlib.import_module("train.sounds")
+
+SPREAD = torch.linspace(0.2, 0.05, codec.BANDS)
+COUNT = 9_000  # no multiple of the hop
+
+
+@pytest.fixture(scope="module")
+def untrained() -> Any:
+    """As training begins: half of the mixture, and a little of everything else."""
+    torch.manual_seed(0)
+    model = net.Separator(layers=1)
+    with torch.inference_mode():
+        model(torch.randn(1, 50, codec.BANDS), torch.tensor([0]))
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(untrained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SamAudio]:
+    folder = tmp_path_factory.mktemp("separator")
+    export.export(untrained, SPREAD, float(untrained.level.mean()), folder / "model")
+    prepared = folder / "prepared"
+    with SamAudio.load(folder / "model", precision="float32", prepared_dir=prepared) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def mixture() -> np.ndarray:
+    samples: np.ndarray = np.float32(0.05) * sounds.clip("music", "test", 1, 1.0)[:COUNT]
+    return samples
+
+
+def test_the_transform_and_its_transpose_give_the_samples_back() -> None:
+    samples = sounds.clip("noise", "test", 0, 0.5)
+    back = codec.synthesise(codec.analyse(samples, codec.HOP))
+    inside = slice(codec.HOP, -codec.HOP)  # at both ends one half of the overlap is missing
+    assert np.abs(back[: len(samples)] - samples)[inside].max() < 1e-5
+
+
+def test_the_engine_encodes_to_the_levelled_coefficients(
+    exported: SamAudio, mixture: np.ndarray
+) -> None:
+    features = exported.encode(mixture).features
+    frames = COUNT // codec.HOP - 1  # the last ones see the mirror image behind the end
+    expected = codec.analyse(mixture)[:frames] / SPREAD
+    torch.testing.assert_close(features[:frames], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_the_engine_separates_as_the_trained_part_does(
+    exported: SamAudio, untrained: Any, mixture: np.ndarray
+) -> None:
+    result = exported.separate(mixture, "speech")
+    expected = codec.synthesise(scores.estimated(untrained, SPREAD, codec.analyse(mixture)))
+    inside = slice(codec.HOP, COUNT - 4 * codec.HOP)
+    assert scores.si_sdr_db(result.target[inside], expected[inside]) > 30
+    assert len(result.target) == COUNT
+
+
+def test_target_and_residual_are_the_mixture_within_the_bands(
+    exported: SamAudio, mixture: np.ndarray
+) -> None:
+    result = exported.separate(mixture, "speech")
+    kept = codec.synthesise(codec.analyse(mixture))[:COUNT]
+    inside = slice(codec.HOP, COUNT - 4 * codec.HOP)
+    assert scores.si_sdr_db((result.target + result.residual)[inside], kept[inside]) > 30
+
+
+def test_the_noise_that_is_drawn_has_no_say(exported: SamAudio, mixture: np.ndarray) -> None:
+    recording = exported.encode(mixture)
+    one, other = (exported.separate(recording, "speech", seed=seed) for seed in (0, 1))
+    assert scores.si_sdr_db(one.target, other.target) > 40
+
+
+def test_prompts_are_read_by_their_words(exported: SamAudio, mixture: np.ndarray) -> None:
+    recording = exported.encode(mixture)
+    speech = exported.separate(recording, "speech").target
+    same = exported.separate(recording, "A person speaking").target
+    other = exported.separate(recording, "beeps").target
+    assert scores.si_sdr_db(same, speech) > 40
+    assert scores.si_sdr_db(other, speech) < 20
+
+
+def test_a_batch_asks_for_what_is_in_its_mixtures() -> None:
+    generator = torch.Generator().manual_seed(1)
+    by_class = {
+        name: torch.randn(400, codec.BANDS, generator=generator).half() for name in data.CLASSES
+    }
+    pools = data.Pools(by_class)
+    batch = pools.batch(np.random.default_rng(3), 12, 100)
+    rest = batch.mixture - batch.target
+    present = batch.target.square().sum((1, 2)) > 0
+    shares = rest.square().sum((1, 2)) / batch.mixture.square().sum((1, 2))
+    assert batch.mixture.shape == (12, 100, codec.BANDS)
+    assert (batch.classes == 0).sum() >= 5
+    assert (shares[present] < 0.9).all()
+    assert (shares[~present] == 1).all()
+    again = pools.batch(np.random.default_rng(3), 12, 100)
+    assert torch.equal(again.mixture, batch.mixture)
