@@ -1,9 +1,6 @@
 """The separator's training: the codec in closed form, and the export that the engine runs as is."""
 
-import importlib
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +8,14 @@ import pytest
 import torch
 
 from coscheduler.engines.separation.api import SamAudio
+from tests.train import on_path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-# Below scripts/, not installed.
-codec = importlib.import_module("train.separator_codec")
-data = importlib.import_module("train.separator_data")
-export = importlib.import_module("train.separator_export")
-net = importlib.import_module("train.separator_net")
-scores = importlib.import_module("train.separator_scores")
-sounds = importlib.import_module("train.sounds")
+with on_path():
+    from train import separator_codec as codec
+    from train import separator_data as data
+    from train import separator_export, sounds
+    from train.separator_net import Separator
+    from train.separator_scores import estimated, si_sdr_db
 
 SPREAD = torch.linspace(0.2, 0.05, codec.BANDS)
 COUNT = 9_000  # no multiple of the hop
@@ -30,7 +25,7 @@ COUNT = 9_000  # no multiple of the hop
 def untrained() -> Any:
     """As training begins: half of the mixture, and a little of everything else."""
     torch.manual_seed(0)
-    model = net.Separator(layers=1)
+    model = Separator(layers=1)
     with torch.inference_mode():
         model(torch.randn(1, 50, codec.BANDS), torch.tensor([0]))
     return model
@@ -39,7 +34,7 @@ def untrained() -> Any:
 @pytest.fixture(scope="module")
 def exported(untrained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SamAudio]:
     folder = tmp_path_factory.mktemp("separator")
-    export.export(untrained, SPREAD, float(untrained.level.mean()), folder / "model")
+    separator_export.export(untrained, SPREAD, float(untrained.level.mean()), folder / "model")
     prepared = folder / "prepared"
     with SamAudio.load(folder / "model", precision="float32", prepared_dir=prepared) as model:
         yield model
@@ -71,9 +66,9 @@ def test_the_engine_separates_as_the_trained_part_does(
     exported: SamAudio, untrained: Any, mixture: np.ndarray
 ) -> None:
     result = exported.separate(mixture, "speech")
-    expected = codec.synthesise(scores.estimated(untrained, SPREAD, codec.analyse(mixture)))
+    expected = codec.synthesise(estimated(untrained, SPREAD, codec.analyse(mixture)))
     inside = slice(codec.HOP, COUNT - 4 * codec.HOP)
-    assert scores.si_sdr_db(result.target[inside], expected[inside]) > 30
+    assert si_sdr_db(result.target[inside], expected[inside]) > 30
     assert len(result.target) == COUNT
 
 
@@ -83,13 +78,13 @@ def test_target_and_residual_are_the_mixture_within_the_bands(
     result = exported.separate(mixture, "speech")
     kept = codec.synthesise(codec.analyse(mixture))[:COUNT]
     inside = slice(codec.HOP, COUNT - 4 * codec.HOP)
-    assert scores.si_sdr_db((result.target + result.residual)[inside], kept[inside]) > 30
+    assert si_sdr_db((result.target + result.residual)[inside], kept[inside]) > 30
 
 
 def test_the_noise_that_is_drawn_has_no_say(exported: SamAudio, mixture: np.ndarray) -> None:
     recording = exported.encode(mixture)
     one, other = (exported.separate(recording, "speech", seed=seed) for seed in (0, 1))
-    assert scores.si_sdr_db(one.target, other.target) > 40
+    assert si_sdr_db(one.target, other.target) > 40
 
 
 def test_prompts_are_read_by_their_words(exported: SamAudio, mixture: np.ndarray) -> None:
@@ -97,8 +92,8 @@ def test_prompts_are_read_by_their_words(exported: SamAudio, mixture: np.ndarray
     speech = exported.separate(recording, "speech").target
     same = exported.separate(recording, "A person speaking").target
     other = exported.separate(recording, "beeps").target
-    assert scores.si_sdr_db(same, speech) > 40
-    assert scores.si_sdr_db(other, speech) < 20
+    assert si_sdr_db(same, speech) > 40
+    assert si_sdr_db(other, speech) < 20
 
 
 def test_a_batch_asks_for_what_is_in_its_mixtures() -> None:
