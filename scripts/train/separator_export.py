@@ -8,7 +8,6 @@ these channels. Matrices are bfloat16; what is all zeros takes the room of one n
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +40,10 @@ Tensors = dict[str, Tensor]
 
 
 def export(net: Separator, spread: Tensor, level: float, folder: Path) -> None:
-    """Write `folder` anew. `spread` [BANDS] divides the coefficients; `level` is the usual RMS of
-    the last residual stream's work channels.
+    """Write the model's files in `folder`. `spread` [BANDS] divides the coefficients; `level` is
+    the usual RMS of the last residual stream's work channels.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "t5").mkdir(parents=True)
+    (folder / "t5").mkdir(parents=True, exist_ok=True)
     config = json.dumps(_config(len(net.layers)), indent=1) + "\n"
     (folder / "config.json").write_text(config, encoding="utf-8")
     torch.save(tensors(net, spread, level), folder / "checkpoint.pt")
