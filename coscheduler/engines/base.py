@@ -97,6 +97,20 @@ class SwitchingEngine(Protocol):
         ...
 
 
+class ResizingEngine(Protocol):
+    """What an engine offers beside `Engine` when options of it have the same family."""
+
+    def resize(self, option: Option) -> None:
+        """Hold what this option holds from now on; it is of the same family as what is loaded. Also
+        between two slices: then the running stage goes on, to the same result, and what it needs at
+        that moment may stay until the next slice.
+
+        Raises EngineFault OUT_OF_MEMORY when there is no room for more; then it is as it was. After
+        any other error nothing can be done with the engine any more.
+        """
+        ...
+
+
 class Engine(Protocol):
     """The protocol every engine implements; `fake.py` is the smallest complete one."""
 

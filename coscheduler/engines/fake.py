@@ -66,6 +66,7 @@ class FakeEngine:
             run_ms_per_second=10 * (1 + LAYER_COUNT - layer_count),
             slice_ms_max=50,
             settings_json=json.dumps({"layer_count": layer_count}),
+            family="layers",
         )
 
     def start(self) -> None:
@@ -77,6 +78,16 @@ class FakeEngine:
         for index in range(layer_count):
             self._layers.append(_touched(LAYER_BYTES))
             on_progress(index + 1, layer_count)
+
+    def resize(self, option: Option) -> None:
+        """Unmap layers, or map more."""
+        layer_count = json.loads(option.settings_json)["layer_count"]
+        while len(self._layers) > layer_count:
+            layer = self._layers.pop()
+            self._leaked += [layer] if self._is_leaking else []
+            if not self._is_leaking:
+                layer.close()
+        self._layers += [_touched(LAYER_BYTES) for _ in range(layer_count - len(self._layers))]
 
     def slices(self, task: Task) -> Generator[Slice, None, StageResult]:
         """Five slices; the workspace lives while they run."""

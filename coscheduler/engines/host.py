@@ -23,12 +23,13 @@ from coscheduler.engines import messages as msg
 from coscheduler.engines.base import (
     ChattingEngine,
     Engine,
+    ResizingEngine,
     Slice,
     StageResult,
     SwitchingEngine,
 )
 from coscheduler.engines.peak import PeakSampler
-from coscheduler.errors import CoschedulerError
+from coscheduler.errors import CoschedulerError, EngineFault
 
 log = logging.getLogger(__name__)
 
@@ -112,13 +113,18 @@ class Host:
         self._requests: queue.SimpleQueue[msg.Request | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         self._may_go_on = threading.Event()
+        self._sizes: queue.SimpleQueue[msg.ResizeOption] = queue.SimpleQueue()
+        self._option = ""
         self._mail = Mail(self._answer)
 
     def serve(self) -> None:
         """Until the other side closes the socket."""
         threading.Thread(target=self._listen, name="requests", daemon=True).start()
         while (request := self._requests.get()) is not None:
-            self._answer(self._carry_out(request))
+            if isinstance(request, msg.ResizeOption):
+                self._resize()
+            else:
+                self._answer(self._carry_out(request))
 
     def _listen(self) -> None:
         """Read requests; what is about the running task acts at once, the rest waits its turn."""
@@ -137,6 +143,9 @@ class Host:
                 self._may_go_on.clear()
             case msg.ResumeTask():
                 self._may_go_on.set()
+            case msg.ResizeOption():
+                self._sizes.put(request)
+                self._requests.put(request)  # where no task runs
             case Question() | HangUp():
                 self._mail.put(request)
             case msg.RunTask():
@@ -174,6 +183,7 @@ class Host:
                 return msg.Started()
             case msg.LoadOption(option):
                 engine.load(option, lambda done, total: self._answer(msg.LoadProgress(done, total)))
+                self._option = option.name
                 return msg.OptionLoaded(engine.held())
             case msg.RunTask():
                 return self._run(engine, request)
@@ -206,12 +216,29 @@ class Host:
     def _slices(self, engine: Engine, request: msg.RunTask) -> Generator[Slice, None, StageResult]:
         if request.option is not None:
             cast(SwitchingEngine, engine).switch(request.option)
+            self._option = request.option.name
         if request.chat_count is None:
             return engine.slices(request.task)
         return cast(ChattingEngine, engine).chat(self._mail, request.chat_count)
 
+    def _resize(self) -> None:
+        """Do what is asked of the size, where it has not been done between two slices."""
+        while not self._sizes.empty():
+            option = self._sizes.get().option
+            try:
+                cast(ResizingEngine, self._engine).resize(option)
+                self._option = option.name
+            except EngineFault as fault:
+                log.warning("%s stays as it was: %s", self._option, fault.message)
+            except Exception as error:  # nobody knows what is loaded now
+                log.exception("resizing to %s failed", option.name)
+                self._answer(msg.ResizeFailed("ENGINE_ERROR", f"resizing failed: {error!r}"))
+                return
+            self._answer(msg.OptionResized(self._option))
+
     def _is_cancelled(self) -> bool:
-        """Between two slices: wait here while the task is paused."""
+        """Between two slices: become another size, wait here while the task is paused."""
+        self._resize()
         if not self._may_go_on.is_set():
             self._answer(msg.TaskPaused())
             self._may_go_on.wait()

@@ -8,11 +8,12 @@
     CancelTask                       nothing of its own
     PauseTask                        TaskPaused, unless the answer to RunTask comes first
     ResumeTask                       nothing of its own
+    ResizeOption(option)             OptionResized | ResizeFailed: between two slices where one runs
     UnloadOption                     OptionUnloaded | Failed
     Question, HangUp                 Said ..., Ended | Broken: within RunTask, for each Question
 
-Requests are answered one at a time, in order; only Cancel-, Pause- and ResumeTask may overtake, and
-what is said within a run of conversations (`coscheduler.chat`).
+Requests are answered one at a time, in order; only Cancel-, Pause- and ResumeTask and ResizeOption
+may overtake, and what is said within a run of conversations (`coscheduler.chat`).
 """
 
 from dataclasses import dataclass
@@ -80,6 +81,14 @@ class ResumeTask:
     """Let the task go on."""
 
     type: Literal["resume_task"] = "resume_task"
+
+
+@dataclass(frozen=True)
+class ResizeOption:
+    """Become this option, of the same family as what is loaded."""
+
+    option: Option
+    type: Literal["resize_option"] = "resize_option"
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,25 @@ class TaskPaused:
 
 
 @dataclass(frozen=True)
+class OptionResized:
+    """Answer to ResizeOption: the name of the option that it is now; where there was no room for
+    more, of the one that it was.
+    """
+
+    option: str
+    type: Literal["option_resized"] = "option_resized"
+
+
+@dataclass(frozen=True)
+class ResizeFailed:
+    """Answer to ResizeOption: what is loaded cannot be used any more; the process should end."""
+
+    reason: str
+    message: str
+    type: Literal["resize_failed"] = "resize_failed"
+
+
+@dataclass(frozen=True)
 class OptionUnloaded:
     """Answer to UnloadOption."""
 
@@ -183,6 +211,7 @@ Request = (
     | CancelTask
     | PauseTask
     | ResumeTask
+    | ResizeOption
     | UnloadOption
     | Question
     | HangUp
@@ -196,12 +225,16 @@ Answer = (
     | TaskDone
     | TaskStopped
     | TaskPaused
+    | OptionResized
+    | ResizeFailed
     | OptionUnloaded
     | Said
     | Ended
     | Broken
     | Failed
 )
+
+TaskReport = TaskProgress | TaskDone  # what a child says of its own memory
 
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Annotated[Answer, Field(discriminator="type")])

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from coscheduler.config import Settings
@@ -40,9 +40,6 @@ class Child:
     baseline_bytes: int = 0  # anonymous memory right after the fork
     context_bytes: int = 0
     is_started: bool = False
-    reply: asyncio.Future[msg.Answer] | None = field(default=None)
-    heard_ms: int = 0
-    is_paused: bool = False
     doom: Failure | None = None  # why we ended it, when it was us
     is_expected_to_end: bool = False
 

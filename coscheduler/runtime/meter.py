@@ -6,12 +6,16 @@ written). Mapped files (prepared weights) are page cache: the host's side. On a 
 what NVML says; the daemon itself never makes a CUDA context.
 """
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from coscheduler.config import DeviceSettings
 from coscheduler.errors import Refused
 from coscheduler.procfs import anonymous_bytes, kib_sum
+
+SAMPLE_SECONDS = 0.02  # between two readings of a running engine's memory
 
 
 class Meter(Protocol):
@@ -144,3 +148,28 @@ def capacity_bytes(device: DeviceSettings, total_bytes: int, other_bytes: int) -
     """min(configured cap, total - other programs) - headroom, never below 0."""
     cap = int(device.memory_cap) or total_bytes
     return max(0, min(cap, total_bytes - other_bytes) - int(device.headroom))
+
+
+class Peak:
+    """The highest reading while the block runs: sampled, at both ends, and what is noted."""
+
+    def __init__(self, read: Callable[[], int]) -> None:
+        self._read = read
+        self.bytes = 0
+
+    async def __aenter__(self) -> "Peak":
+        self._task = asyncio.create_task(self._sample())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.note(self._read())
+        self._task.cancel()
+
+    def note(self, size_bytes: int) -> None:
+        """Take in one more reading."""
+        self.bytes = max(self.bytes, size_bytes)
+
+    async def _sample(self) -> None:
+        while True:
+            self.note(self._read())
+            await asyncio.sleep(SAMPLE_SECONDS)

@@ -6,10 +6,8 @@ the ledger with the process.
 """
 
 import asyncio
-import contextlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -26,6 +24,7 @@ from coscheduler.core.commands import (
     Load,
     Pause,
     Preempt,
+    Resize,
     Resume,
     Run,
     Stop,
@@ -39,32 +38,14 @@ from coscheduler.runtime.api import Progress
 from coscheduler.runtime.artifacts import Artifacts
 from coscheduler.runtime.children import Child, Children, start_ticks
 from coscheduler.runtime.clock import Clock
-from coscheduler.runtime.meter import Meter
+from coscheduler.runtime.conversation import ChildEnded, Conversation, RequestFailed
+from coscheduler.runtime.meter import Meter, Peak
 
 log = logging.getLogger(__name__)
 
-SAMPLE_SECONDS = 0.02  # between two readings of a running engine's memory
-PIPE_TO_END_SECONDS = 2.0  # a process that closed its pipe should end by itself
-RETRYABLE = ("OUT_OF_MEMORY", "ENGINE_ERROR")
+SAMPLE_SECONDS = 0.02  # between two readings of memory that is to come back
 RELEASE_TOLERANCE_BYTES = 16 * MIB
 RELEASE_TOLERANCE_PERCENT = 5
-
-
-class ChildEnded(Exception):
-    """The process ended while a request was in flight."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-
-
-class RequestFailed(Exception):
-    """The engine answered Failed and is still there."""
-
-    def __init__(self, answer: msg.Failed) -> None:
-        super().__init__(answer.message)
-        self.failure = Failure(answer.reason, answer.message, tuple(answer.numbers.items()))
-        self.is_retryable = answer.reason in RETRYABLE
 
 
 class Listener(Protocol):
@@ -131,7 +112,7 @@ class Supervisor:
         self._book = book
         self._clock = clock
         self._listener = listener
-        self._live: dict[EngineName, Child] = {}
+        self._live: dict[EngineName, Conversation] = {}
         self._descriptions: dict[EngineName, EngineDescription] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_progress: dict[EngineName, Callable[[msg.TaskProgress], None]] = {}
@@ -170,6 +151,8 @@ class Supervisor:
                 self._tell_task(command.engine, msg.PauseTask())
             case Resume():
                 self._tell_task(command.engine, msg.ResumeTask())
+            case Resize():
+                self._go(self._resize(command))
             case Unload():
                 self._go(self._guard(command.engine, self._unload(command.engine)))
             case Stop():
@@ -177,9 +160,8 @@ class Supervisor:
 
     def write(self, engine: EngineName, letter: Letter) -> None:
         """Send a letter to the conversations that run there; without a process it is lost."""
-        child = self._live.get(engine)
-        if child is not None:
-            child.send(letter)
+        if talk := self._live.get(engine):
+            talk.child.send(letter)
 
     def delivered(self, event: ev.Event) -> None:
         """The scheduler is about to handle this event."""
@@ -192,13 +174,13 @@ class Supervisor:
 
     def measured_bytes(self, engine: EngineName) -> int:
         """What the engine's process holds now, by the meter; 0 without a process."""
-        child = self._live.get(engine)
-        return self._used(child) if child else 0
+        talk = self._live.get(engine)
+        return self._used(talk) if talk else 0
 
     def pid(self, engine: EngineName) -> int:
         """The engine's process, or 0."""
-        child = self._live.get(engine)
-        return child.pid if child else 0
+        talk = self._live.get(engine)
+        return talk.child.pid if talk else 0
 
     async def close(self) -> None:
         """End every process. No event is posted any more."""
@@ -245,9 +227,9 @@ class Supervisor:
         try:
             child = await self._children.spawn(engine, early=True)
             child.is_expected_to_end = True
-            self._go(self._read(child))
+            talk = self._talk_with(child)
             try:
-                answer = await self._ask(child, msg.Describe(), self._limits.start_ms_max)
+                answer = await talk.ask(msg.Describe(), self._limits.start_ms_max)
             finally:
                 child.end()
             assert isinstance(answer, msg.Described)
@@ -271,41 +253,38 @@ class Supervisor:
 
     async def _load(self, command: Load) -> ev.Event:
         started_ms = self._clock.now_ms()
-        child = await self._child(command.engine)
+        talk = await self._process(command.engine)
+        child = talk.child
         try:
             if not child.is_started:
-                await self._start(child)
-            await self._ask(child, msg.LoadOption(self._option(command)), self._limits.load_ms_max)
+                await self._start(talk)
+            await self._ask(talk, msg.LoadOption(self._option(command)), self._limits.load_ms_max)
         except RequestFailed as failed:
             context_bytes = child.context_bytes
             return ev.LoadFailed(command.engine, failed.failure, failed.is_retryable, context_bytes)
-        resident = max(0, self._used(child) - child.context_bytes)
+        resident = max(0, self._used(talk) - child.context_bytes)
         load_ms = self._clock.now_ms() - started_ms
         return ev.Loaded(command.engine, child.context_bytes, resident, load_ms)
 
-    async def _start(self, child: Child) -> None:
+    async def _start(self, talk: Conversation) -> None:
         """Let the child take its context, and measure it."""
-        await self._ask(child, msg.Start(), self._limits.start_ms_max)
-        child.context_bytes = self._used(child)
+        child = talk.child
+        await self._ask(talk, msg.Start(), self._limits.start_ms_max)
+        child.context_bytes = self._used(talk)
         child.is_started = True
         model = self._descriptions[child.engine].model
         await self._book.put_measurement(child.engine, model, "context", child.context_bytes)
 
-    def _option(self, command: Load | Run) -> Option:
+    def _option(self, command: Load | Run | Resize) -> Option:
         options = self._descriptions[command.engine].options
         return next(option for option in options if option.name == command.option)
 
     async def _run(self, command: Run, job: Job) -> ev.Event:
-        child = self._live.get(command.engine)
-        if child is None:
-            raise ChildEnded(Failure("ENGINE_CRASHED", f"the {command.engine} engine is gone"))
-        peak = _Peak(lambda: max(0, self._used(child) - child.context_bytes))
+        talk = self._there(command.engine)
+        peak = Peak(lambda: max(0, self._used(talk) - talk.child.context_bytes))
         if not job.is_durable:
-            return await self._run_chats(command, job, child, peak)
-
-        def note(answer: msg.TaskProgress | msg.TaskDone) -> None:
-            held = self._meter.reported_bytes(answer.anonymous_bytes, child.baseline_bytes)
-            peak.note(held - child.context_bytes)
+            return await self._run_chats(command, job, talk, peak)
+        note = self._noting(talk, peak)
 
         def on_slice(slice_: msg.TaskProgress) -> None:
             note(slice_)
@@ -322,7 +301,7 @@ class Supervisor:
         try:
             async with peak:
                 request = msg.RunTask(task, self._other_option(command))
-                answer = await self._ask(child, request, self._limits.slice_ms_max)
+                answer = await self._ask(talk, request, self._limits.slice_ms_max)
             if isinstance(answer, msg.TaskDone):
                 note(answer)
             return await self._finished(command, task, answer, peak.bytes)
@@ -334,14 +313,20 @@ class Supervisor:
             del self._on_progress[command.engine]
             await asyncio.to_thread(shutil.rmtree, task.output_dir, True)
 
-    async def _run_chats(self, command: Run, job: Job, child: Child, peak: "_Peak") -> ev.Event:
-        """Hold the conversations of a job; their answers go to the desk."""
-        assert self._desk is not None
+    def _noting(self, talk: Conversation, peak: Peak) -> Callable[[msg.TaskReport], None]:
+        """Take in what the child has read of itself."""
 
-        def note(answer: msg.TaskProgress | msg.TaskDone) -> None:
+        def note(answer: msg.TaskReport) -> None:
+            child = talk.child
             held = self._meter.reported_bytes(answer.anonymous_bytes, child.baseline_bytes)
             peak.note(held - child.context_bytes)
 
+        return note
+
+    async def _run_chats(self, command: Run, job: Job, talk: Conversation, peak: Peak) -> ev.Event:
+        """Hold the conversations of a job; their answers go to the desk."""
+        assert self._desk is not None
+        note = self._noting(talk, peak)
         questions = self._desk.begin(job.name)
         stage = job.stages[command.stage_index]
         task = Task(job.name, stage.kind, {}, Path(), Path(), stage.duration_ms)
@@ -350,7 +335,7 @@ class Supervisor:
         self._jobs[command.engine] = job.name
         try:
             async with peak:
-                answer = await self._ask(child, request, self._limits.slice_ms_max, questions)
+                answer = await self._ask(talk, request, self._limits.slice_ms_max, questions)
             if isinstance(answer, msg.TaskStopped):
                 return ev.StageStopped(command.engine, job.name)
             assert isinstance(answer, msg.TaskDone)
@@ -400,48 +385,55 @@ class Supervisor:
 
     def _tell_task(self, engine: EngineName, request: msg.Request) -> None:
         """Pause or resume what runs there; a task that has just ended ignores it."""
-        child = self._live.get(engine)
-        if child is not None:
-            child.heard_ms = self._clock.now_ms()
-            child.is_paused = False  # until it says so
-            child.send(request)
+        if talk := self._live.get(engine):
+            talk.tell(request)
 
     async def _cancel(self, engine: EngineName) -> None:
-        """Hasten the end of the running task; one that does not stop in time is ended."""
-        child = self._live.get(engine)
-        if child is None or child.reply is None:
+        if talk := self._live.get(engine):
+            await talk.cancel(self._limits.cancel_ms_max)
+
+    async def _resize(self, command: Resize) -> None:
+        """Beside whatever else the engine does. A process that ends meanwhile is told of as ever,
+        and that is the answer.
+        """
+        talk = self._live.get(command.engine)
+        if talk is None:
             return
-        reply = child.reply
-        child.send(msg.CancelTask())
-        done, _ = await asyncio.wait({reply}, timeout=self._limits.cancel_ms_max / 1000)
-        if not done:
-            limit = self._limits.cancel_ms_max
-            child.end(Failure("CANCEL_TIMED_OUT", f"{engine} did not stop within {limit} ms"))
+        silence_ms_max = self._limits.slice_ms_max + self._limits.load_ms_max
+        option = await talk.resize(self._option(command), silence_ms_max)
+        if option is None:
+            return
+        rest = await self._wait_for_release(talk, command.bytes_max, command.bytes_max)
+        if rest is not None:
+            talk.child.end(_kept(command.engine, rest))
+        if not talk.child.ended.done() and talk.child.doom is None:
+            self._post(ev.Resized(command.engine, option))
 
     async def _unload(self, engine: EngineName) -> ev.Event:
-        child = self._live.get(engine)
-        if child is None:
-            raise ChildEnded(Failure("ENGINE_CRASHED", f"the {engine} engine is gone"))
-        held = self._used(child) - child.context_bytes
+        talk = self._there(engine)
+        held = self._used(talk) - talk.child.context_bytes
         try:
-            await self._ask(child, msg.UnloadOption(), self._limits.load_ms_max)
+            await self._ask(talk, msg.UnloadOption(), self._limits.load_ms_max)
         except RequestFailed as failed:
             await self._end(engine, failed.failure)
             return ev.EngineDied(engine, failed.failure)
-        rest = await self._wait_for_release(child, held)
+        rest = await self._wait_for_release(talk, 0, held)
         if rest is None:
             return ev.Unloaded(engine)
-        failure = Failure("RELEASE_NOT_CONFIRMED", f"{engine} still holds {rest} bytes; ended")
-        await self._end(engine, failure)
-        return ev.EngineDied(engine, failure)
+        await self._end(engine, _kept(engine, rest))
+        return ev.EngineDied(engine, _kept(engine, rest))
 
-    async def _wait_for_release(self, child: Child, held_bytes: int) -> int | None:
-        """None once the meter has seen the bytes return; else what is left at the time limit."""
-        tolerance = max(RELEASE_TOLERANCE_BYTES, held_bytes * RELEASE_TOLERANCE_PERCENT // 100)
+    async def _wait_for_release(
+        self, talk: Conversation, bytes_max: int, moved_bytes: int
+    ) -> int | None:
+        """None once the meter sees no more than `bytes_max` beside the context; else what there is
+        at the time limit. The tolerance is a part of what moved.
+        """
+        tolerance = max(RELEASE_TOLERANCE_BYTES, moved_bytes * RELEASE_TOLERANCE_PERCENT // 100)
         deadline_ms = self._clock.now_ms() + self._limits.release_ms_max
-        while (rest := self._used(child) - child.context_bytes) > tolerance:
+        while (held := self._used(talk) - talk.child.context_bytes) > bytes_max + tolerance:
             if self._clock.now_ms() >= deadline_ms:
-                return rest
+                return held
             await asyncio.sleep(SAMPLE_SECONDS)
         return None
 
@@ -451,101 +443,72 @@ class Supervisor:
 
     # ---- children ----------------------------------------------------------------------------
 
-    async def _child(self, engine: EngineName) -> Child:
+    async def _process(self, engine: EngineName) -> Conversation:
         """The engine's process, forked now if there is none."""
-        child = self._live.get(engine)
-        if child is not None:
-            return child
+        if talk := self._live.get(engine):
+            return talk
         child = await self._children.spawn(engine)
         child.baseline_bytes = self._meter.baseline_bytes(child.pid)
-        self._live[engine] = child
-        self._go(self._read(child))
+        talk = self._live[engine] = self._talk_with(child)
         if (ticks := start_ticks(child.pid)) is not None:
             await self._book.add_process(child.pid, ticks)
-        return child
+        return talk
+
+    def _there(self, engine: EngineName) -> Conversation:
+        """The engine's process. Raises ChildEnded."""
+        if talk := self._live.get(engine):
+            return talk
+        raise ChildEnded(Failure("ENGINE_CRASHED", f"the {engine} engine is gone"))
 
     async def _ask(
         self,
-        child: Child,
+        talk: Conversation,
         request: msg.Request,
         silence_ms_max: int,
         letters: Sequence[Letter] = (),
     ) -> msg.Answer:
-        """One request, with letters right behind it, one answer. A child silent for longer than the
-        limit is ended.
-        """
-        if child.ended.done():
-            gone = Failure(
-                "ENGINE_CRASHED", f"the {child.engine} engine ended between two requests"
-            )
-            raise ChildEnded(self._deaths_at_work.get(child.engine, gone))
-        reply: asyncio.Future[msg.Answer] = asyncio.get_running_loop().create_future()
-        child.reply = reply
-        child.heard_ms = self._clock.now_ms()
-        child.is_paused = False
-        for message in (request, *letters):
-            child.send(message)
-        try:
-            while not reply.done():
-                rest_ms = child.heard_ms + silence_ms_max - self._clock.now_ms()
-                if child.is_paused:
-                    rest_ms = silence_ms_max
-                elif rest_ms <= 0:
-                    why = f"{child.engine} was silent for {silence_ms_max} ms"
-                    child.end(Failure("ENGINE_HUNG", why))
-                    rest_ms = silence_ms_max
-                await asyncio.wait({reply}, timeout=rest_ms / 1000)
-        finally:
-            child.reply = None
-        answer = reply.result()
-        if isinstance(answer, msg.Failed):
-            raise RequestFailed(answer)
-        return answer
+        """As `Conversation.ask`, of a child that may have died within the command at hand."""
+        if talk.child.ended.done() and (why := self._deaths_at_work.get(talk.engine)):
+            raise ChildEnded(why)
+        return await talk.ask(request, silence_ms_max, letters)
 
-    async def _read(self, child: Child) -> None:
-        """Take in what the child says until it ends, then report the end once."""
-        with contextlib.suppress(ConnectionError, ValueError):
-            while line := await child.reader.readline():
-                self._hear(child, msg.decode_answer(line))
-        await asyncio.wait({child.ended}, timeout=PIPE_TO_END_SECONDS)
-        child.end(Failure("ENGINE_CRASHED", f"{child.engine} closed its pipe"))
-        status = await child.wait()
-        failure = child.doom or _crash(child.engine, status)
-        if self._live.get(child.engine) is child:
-            del self._live[child.engine]
-        if child.reply is not None and not child.reply.done():
-            child.reply.set_exception(ChildEnded(failure))
-        elif child.is_expected_to_end:
+    def _talk_with(self, child: Child) -> Conversation:
+        talk = Conversation(child, self._clock, lambda answer: self._hear(child.engine, answer))
+        self._go(self._attend(talk))
+        return talk
+
+    async def _attend(self, talk: Conversation) -> None:
+        """Listen until the child ends, then report the end once."""
+        failure = await talk.listen()
+        engine = talk.engine
+        if self._live.get(engine) is talk:
+            del self._live[engine]
+        if talk.was_waited_for(failure) or talk.child.is_expected_to_end:
             return
-        elif child.engine in self._at_work:
-            self._deaths_at_work[child.engine] = failure
+        if engine in self._at_work:
+            self._deaths_at_work[engine] = failure
         else:
-            self._tell_death(child.engine, failure)
+            self._tell_death(engine, failure)
 
-    def _hear(self, child: Child, answer: msg.Answer) -> None:
-        child.heard_ms = self._clock.now_ms()
+    def _hear(self, engine: EngineName, answer: msg.Answer) -> None:
         if isinstance(answer, msg.TaskProgress):
-            if on_progress := self._on_progress.get(child.engine):
+            if on_progress := self._on_progress.get(engine):
                 on_progress(answer)
         elif isinstance(answer, msg.TaskPaused):
-            child.is_paused = True
-            self._post(ev.Paused(child.engine, self._jobs[child.engine]))
-        elif isinstance(answer, Said | Ended | Broken):
-            if self._desk is not None:
-                self._desk.hear(answer)
-        elif not isinstance(answer, msg.LoadProgress) and child.reply is not None:
-            child.reply.set_result(answer)
+            self._post(ev.Paused(engine, self._jobs[engine]))
+        elif isinstance(answer, Said | Ended | Broken) and self._desk is not None:
+            self._desk.hear(answer)
 
     async def _end(self, engine: EngineName, why: Failure) -> None:
         """End the engine's process on purpose and wait until it is gone."""
-        child = self._live.pop(engine, None)
-        if child is not None:
-            child.is_expected_to_end = True
-            child.end(why)
-            await child.wait()
+        talk = self._live.pop(engine, None)
+        if talk is not None:
+            talk.child.is_expected_to_end = True
+            talk.child.end(why)
+            await talk.child.wait()
 
-    def _used(self, child: Child) -> int:
-        return self._meter.used_bytes(child.pid, child.baseline_bytes)
+    def _used(self, talk: Conversation) -> int:
+        return self._meter.used_bytes(talk.child.pid, talk.child.baseline_bytes)
 
     # ---- plumbing ----------------------------------------------------------------------------
 
@@ -559,38 +522,9 @@ class Supervisor:
             self._listener.post(event)
 
 
-class _Peak:
-    """The highest reading while the block runs: sampled, at both ends, and what slices report."""
-
-    def __init__(self, read: Callable[[], int]) -> None:
-        self._read = read
-        self.bytes = 0
-
-    async def __aenter__(self) -> "_Peak":
-        self._task = asyncio.create_task(self._sample())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.note(self._read())
-        self._task.cancel()
-
-    def note(self, size_bytes: int) -> None:
-        """Take in one more reading."""
-        self.bytes = max(self.bytes, size_bytes)
-
-    async def _sample(self) -> None:
-        while True:
-            self.note(self._read())
-            await asyncio.sleep(SAMPLE_SECONDS)
-
-
 def _failure(error: CoschedulerError) -> Failure:
     return Failure(error.reason, error.message, tuple(error.numbers.items()))
 
 
-def _crash(engine: EngineName, status: int) -> Failure:
-    code = os.waitstatus_to_exitcode(status)
-    how = f"signal {-code}" if code < 0 else f"exit status {code}"
-    return Failure(
-        "ENGINE_CRASHED", f"the {engine} engine ended by itself ({how})", (("status", str(code)),)
-    )
+def _kept(engine: EngineName, held_bytes: int) -> Failure:
+    return Failure("RELEASE_NOT_CONFIRMED", f"{engine} still holds {held_bytes} bytes; ended")

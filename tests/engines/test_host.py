@@ -18,7 +18,8 @@ from coscheduler.errors import EngineFault
 
 Ask = Callable[..., list[msg.Answer]]
 FINAL = (msg.Described, msg.Started, msg.OptionLoaded, msg.OptionUnloaded, msg.TaskDone,
-         msg.TaskStopped, msg.Failed)  # fmt: skip
+         msg.TaskStopped, msg.ResizeFailed, msg.Failed)  # fmt: skip
+RESIZED = (msg.OptionResized,)
 
 
 class Broken(FakeEngine):
@@ -58,10 +59,10 @@ def serve() -> Iterator[Callable[[Engine], Ask]]:
         threads.append(thread)
         lines = ours.makefile("rb")
 
-        def ask(*requests: msg.Request) -> list[msg.Answer]:
+        def ask(*requests: msg.Request, until: tuple[type, ...] = FINAL) -> list[msg.Answer]:
             ours.sendall(b"".join(map(msg.encode_request, requests)))
             answers: list[msg.Answer] = []
-            while not answers or not isinstance(answers[-1], FINAL):
+            while not answers or not isinstance(answers[-1], until):
                 answers.append(msg.decode_answer(lines.readline()))
             return answers
 
@@ -100,6 +101,47 @@ def test_a_whole_life(serve: Callable[[Engine], Ask], tmp_path: Path) -> None:
     assert isinstance(done, msg.TaskDone)
     assert {file.filename for file in done.result.files} == {"target.wav", "residual.wav"}
     assert ask(msg.UnloadOption()) == [msg.OptionUnloaded()]
+
+
+def test_layers_come_and_go_between_two_slices_and_without_a_task(
+    serve: Callable[[Engine], Ask], tmp_path: Path
+) -> None:
+    engine = FakeEngine(EngineName.SEPARATION, Settings())
+    ask = serve(engine)
+    whole, half = engine.describe().options
+    ask(msg.LoadOption(whole))
+    (idle,) = ask(msg.ResizeOption(half), until=RESIZED)
+    assert idle == msg.OptionResized(half.name)
+    assert engine.held() == half.resident
+    task = make_task(tmp_path, "slow")
+    *_, grown = ask(msg.RunTask(task), msg.ResizeOption(whole), until=RESIZED)
+    assert grown == msg.OptionResized(whole.name)
+    *_, shrunk = ask(msg.ResizeOption(half), until=RESIZED)
+    assert shrunk == msg.OptionResized(half.name)
+    assert ask(msg.CancelTask())[-1] == msg.TaskStopped()
+    assert engine.held() == half.resident
+
+
+class Full(FakeEngine):
+    """There is no room to grow, or the engine breaks over it."""
+
+    error: Exception = EngineFault("OUT_OF_MEMORY", "no room")
+
+    def resize(self, option: Option) -> None:
+        raise self.error
+
+
+def test_an_engine_that_cannot_grow_says_what_it_is_and_a_broken_one_says_so(
+    serve: Callable[[Engine], Ask],
+) -> None:
+    engine = Full(EngineName.SEPARATION, Settings())
+    ask = serve(engine)
+    whole, half = engine.describe().options
+    ask(msg.LoadOption(half))
+    assert ask(msg.ResizeOption(whole), until=RESIZED) == [msg.OptionResized(half.name)]
+    engine.error = RuntimeError("oops")
+    (failed,) = ask(msg.ResizeOption(whole))
+    assert isinstance(failed, msg.ResizeFailed) and "oops" in failed.message
 
 
 def test_a_cancel_acts_within_the_slice_and_nothing_is_left(

@@ -82,10 +82,20 @@ def test_a_budget_shrinks_and_grows_under_a_running_stage(tmp_path: Path) -> Non
             small = await daemon.set_budget(72 * MIB)
             assert (small.capacity_bytes, small.budget_bytes) == (72 * MIB, 72 * MIB)
             fits = await seen(watch, lambda gpu: gpu.reserved_bytes <= 72 * MIB)
-            assert view(fits, T).state in ("stopping", "stopped"), "the idle one went"
-            await until(daemon, slow, at_work)
+            assert view(fits, T).option == "2 of 4 layers", "the idle one gave half of them"
+            await daemon.pin_engine(T, True)
+            await daemon.set_budget(56 * MIB)
+            fits = await seen(watch, lambda gpu: gpu.reserved_bytes <= 56 * MIB)
+            running_one = view(fits, S)
+            assert (running_one.state, running_one.option) == ("running", "2 of 4 layers")
+            assert view(fits, T).state == "loaded"
+            await daemon.set_budget(40 * MIB)
+            fits = await seen(watch, lambda gpu: gpu.reserved_bytes <= 40 * MIB)
+            assert view(fits, T).state == "loaded", "the pinned one is the last to go"
             await daemon.cancel_job(slow)
-            assert (await final(daemon, slow)).job.state is JobState.CANCELLED
+            ended = (await final(daemon, slow)).job
+            assert ended.state is JobState.CANCELLED
+            assert "the budget shrank" in ended.stages[0].notes[0]
             assert (await daemon.set_budget(0)).capacity_bytes == 512 * MIB
             with pytest.raises(InvalidInput) as refusal:
                 await daemon.set_budget(-1)

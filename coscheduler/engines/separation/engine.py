@@ -137,6 +137,28 @@ class SeparationEngine:
         self._load_ms = _ms_since(begun)
 
     @torch.inference_mode()
+    def resize(self, option: Option) -> None:
+        """Let as many layers stay as the option keeps; the others are streamed from now on. The
+        windows of a cohort change with the next stage.
+
+        Raises EngineFault NOT_LOADED or OUT_OF_MEMORY; then it is as it was.
+        """
+        loaded, chosen = self._loaded, json.loads(option.settings_json)
+        if loaded is None:
+            raise EngineFault("NOT_LOADED", "no option of the separation model is loaded")
+        try:
+            loaded.streamer.resize(chosen["kept"])
+        except (MemoryError, torch.OutOfMemoryError, OSError) as error:
+            if not loaded.streamer.is_open:
+                raise
+            raise EngineFault(
+                "OUT_OF_MEMORY", f"no room for {option.name}: {error}", option=option.name
+            ) from None
+        finally:
+            self._give_back()
+        self._cohort = chosen["cohort"]
+
+    @torch.inference_mode()
     def slices(self, task: Task) -> Generator[Slice, None, StageResult]:
         """Separate `task.input_path` into target.wav and residual.wav, as long as the input.
 

@@ -131,6 +131,7 @@ def _option(
         slice_ms_max=footprint.slice_flop(config, segments, window_ms) // speed + 200,
         host_bytes=sum(s.bytes for s in segments) + machine.pinned_bytes(streamed_bytes),
         settings_json=json.dumps(settings),
+        family=f"{index}/{precision}",
     )
 
 

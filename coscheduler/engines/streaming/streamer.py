@@ -62,7 +62,9 @@ class Streamer:
         self._blocks: dict[int, Block] = {}
         self._lanes: list[_Lane] = []
         self._held: int | None = None  # the layer that the owner is at
+        self.is_open = False
         self.resize(kept, on_bytes)
+        self.is_open = True
 
     @property
     def kept(self) -> int:
@@ -102,22 +104,38 @@ class Streamer:
         """Let `kept` layers stay. What goes, goes first, and its memory is free on return; only the
         layer that the owner is at stays until the owner goes on.
 
-        Raises ValueError for a count out of range, else as the constructor; then all is closed.
+        Raises ValueError for a count out of range, else as the constructor. Then it is as it was;
+        where that has no room either all is closed.
         """
         if not 0 <= kept <= len(self._entries):
             raise ValueError(f"{kept} of {len(self._entries)} layers cannot stay")
-        self._staying = frozenset(self._order[:kept])
+        before = self._staying
         try:
-            self._drop_surplus()
-            self._make_slots()
-            for index in self._order[:kept]:
-                if index not in self._blocks:
-                    name = self._entries[index].name
-                    self._blocks[index] = load_block(self._prepared, name, self._device)
-                    if on_bytes is not None:
-                        on_bytes(self._blocks[index].bytes)
-            self._fill_lanes(0 if self._held is None else self._held)
-            self._copier.expect([self._entries[index].name for index in self._order[kept:]])
+            self._keep(frozenset(self._order[:kept]), on_bytes)
+        except BaseException:
+            self._go_back(before)
+            raise
+
+    def _keep(self, staying: frozenset[int], on_bytes: OnBytes | None = None) -> None:
+        self._staying = staying
+        self._drop_surplus()
+        self._make_slots()
+        for index in self._order[: self.kept]:
+            if index not in self._blocks:
+                name = self._entries[index].name
+                self._blocks[index] = load_block(self._prepared, name, self._device)
+                if on_bytes is not None:
+                    on_bytes(self._blocks[index].bytes)
+        self._fill_lanes(0 if self._held is None else self._held)
+        self._copier.expect([self._entries[index].name for index in self._order[self.kept :]])
+
+    def _go_back(self, before: frozenset[int]) -> None:
+        """To what stayed before; the first time nothing did."""
+        try:
+            if self.is_open:
+                self._keep(before)
+            else:
+                self.close()
         except BaseException:
             self.close()
             raise
@@ -128,6 +146,7 @@ class Streamer:
 
     def close(self) -> None:
         """Give everything back; calling it twice is allowed."""
+        self.is_open = False
         self._staying = frozenset()
         self._blocks.clear()
         self._close_lanes()

@@ -144,6 +144,36 @@ def test_what_is_held_follows_the_number(layers: PreparedFile) -> None:
     assert (streamer.kept, streamer.resident_bytes, streamer.slot_bytes) == (0, 0, 0)
 
 
+def test_without_room_to_grow_it_is_as_it_was(
+    layers: PreparedFile,
+    expected: Callable[[torch.device], Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streamer = Streamer(layers, NAMES, CPU, 2)
+
+    def full(*_: object) -> None:
+        raise MemoryError("full")
+
+    def grow(index: int) -> None:
+        if index in (1, 4):
+            with monkeypatch.context() as patch, pytest.raises(MemoryError, match="full"):
+                patch.setattr("coscheduler.engines.streaming.streamer.load_block", full)
+                streamer.resize(LAYERS if index == 1 else 5)
+
+    x = draw(1, 4, WIDTH)
+    for _ in range(3):
+        x = run(streamer, x, grow)
+    assert torch.equal(x, expected(CPU))
+    sizes = [layers.segments[name].bytes for name in NAMES]
+    assert (streamer.kept, streamer.resident_bytes) == (2, sizes[0] + sizes[4])
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr("coscheduler.engines.streaming.streamer.load_block", full)
+        patch.setattr(streamer, "_make_slots", full)
+        streamer.resize(5)
+    assert not streamer.is_open and streamer.resident_bytes == 0
+    streamer.close()
+
+
 def test_a_layer_in_use_is_whole_until_the_owner_goes_on(layers: PreparedFile) -> None:
     streamer = Streamer(layers, NAMES, CPU, LAYERS)
     for index, block in enumerate(streamer.blocks()):
