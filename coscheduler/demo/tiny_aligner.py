@@ -14,7 +14,7 @@ import transformers
 
 hf: Any = transformers  # its classes are untyped
 SAMPLE_RATE_HZ = 16_000
-_VOCABULARY = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
+VOCABULARY = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 _BLANK_BIAS = 12.0
 _LETTER_SCALE = 0.4
 
@@ -22,14 +22,15 @@ _LETTER_SCALE = 0.4
 def write(folder: Path, seed: int = 0) -> None:
     """Fill `folder` (made if missing) with config.json, model.safetensors and the tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    _processor().save_pretrained(folder)
+    processor().save_pretrained(folder)
     _model(seed).save_pretrained(folder)
 
 
-def _processor() -> Any:
+def processor() -> Any:
+    """The tokenizer of VOCABULARY and the feature extractor."""
     with tempfile.TemporaryDirectory() as scratch:
         vocabulary = Path(scratch) / "vocab.json"
-        codes = {token: code for code, token in enumerate(_VOCABULARY)}
+        codes = {token: code for code, token in enumerate(VOCABULARY)}
         vocabulary.write_text(json.dumps(codes), encoding="utf-8")
         tokenizer = hf.Wav2Vec2CTCTokenizer(str(vocabulary))
     extractor = hf.Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE_HZ, do_normalize=True)
@@ -38,7 +39,7 @@ def _processor() -> Any:
 
 def _model(seed: int) -> Any:
     config = hf.Wav2Vec2Config(
-        vocab_size=len(_VOCABULARY),
+        vocab_size=len(VOCABULARY),
         hidden_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,

@@ -21,22 +21,28 @@ def chunks(
 ) -> Generator[tuple[int, int], None, list[Chunk]]:
     """Find the chunks of `samples` (float32 [N] at 16 kHz). Yields (done, total) samples."""
     segment = module("whisperx.diarize").Segment
-    found, first, size = [], 0, block_seconds * SAMPLE_RATE_HZ
-    while first < len(samples):
-        is_last = first + size >= len(samples)
-        spans = _spans(samples[first : first + size], thresholds)
-        goes_on = not is_last and bool(spans) and spans[-1][0] > 0  # perhaps beyond the block
-        size_done = spans.pop()[0] if goes_on else size
-        found += [
-            segment((first + start) / SAMPLE_RATE_HZ, (first + end) / SAMPLE_RATE_HZ)
-            for start, end in spans
-        ]
-        first += size_done
-        yield min(first, len(samples)), len(samples)
+    found = yield from spans(samples, thresholds, block_seconds)
     if not found:
         return []
     merge = module("whisperx.vads").Vad.merge_chunks
-    return joined(merge(found, thresholds.chunk_seconds, thresholds.onset, thresholds.offset))
+    segments = [segment(start / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ) for start, end in found]
+    return joined(merge(segments, thresholds.chunk_seconds, thresholds.onset, thresholds.offset))
+
+
+def spans(
+    samples: Samples, thresholds: Thresholds, block_seconds: int = BLOCK_SECONDS
+) -> Generator[tuple[int, int], None, list[tuple[int, int]]]:
+    """Find the stretches of speech as (start, end) in samples. Yields (done, total) samples."""
+    found, first, size = [], 0, block_seconds * SAMPLE_RATE_HZ
+    while first < len(samples):
+        is_last = first + size >= len(samples)
+        block = _spans(samples[first : first + size], thresholds)
+        goes_on = not is_last and bool(block) and block[-1][0] > 0  # perhaps beyond the block
+        size_done = block.pop()[0] if goes_on else size
+        found += [(first + start, first + end) for start, end in block]
+        first += size_done
+        yield min(first, len(samples)), len(samples)
+    return found
 
 
 def _spans(block: Samples, thresholds: Thresholds) -> list[tuple[int, int]]:

@@ -1,0 +1,110 @@
+"""Windows of sound as a recogniser meets them: one to three sentences, or none, and a background.
+
+Speech detection cuts a meeting into chunks of some seconds, now and then within a sentence, so a
+window may begin or end between any two words, and may hold two speakers.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from train import sounds
+from train.corpus import Corpus
+from train.speech import RATE_HZ, Samples, Spoken, Word
+
+LEVEL = 0.1  # root mean square of speech before the gain
+_GAIN_DB = (-14.0, 4.0)
+_SNR_DB = (0.0, 20.0)
+_EMPTY_SHARE, _CUT_SHARE, _SPEED_SHARE, _BACKGROUND_SHARE = 0.04, 0.2, 0.5, 0.6
+_MARGIN_SECONDS = 0.03  # what speech detection leaves around speech
+
+
+@dataclass(frozen=True)
+class Window:
+    """Sound, float32 [N] at 16 kHz, and what is said: sentences of words with their seconds."""
+
+    samples: Samples
+    sentences: tuple[tuple[Word, ...], ...]
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """All words in order."""
+        return tuple(word for sentence in self.sentences for word in sentence)
+
+
+def draw(corpus: Corpus, rng: np.random.Generator, seconds_max: float, sentences: int) -> Window:
+    """A window of up to `seconds_max` and up to `sentences` sentences."""
+    if rng.random() < _EMPTY_SHARE:
+        return Window(_background(corpus, rng, rng.uniform(1.0, seconds_max)), ())
+    window = _joined(corpus, rng, seconds_max, int(rng.integers(1, sentences + 1)))
+    samples = window.samples
+    if rng.random() < _BACKGROUND_SHARE:
+        other = corpus.sound(rng, len(samples))
+        samples = sounds.mixed(samples, other, rng.uniform(*_SNR_DB))
+    gain = np.float32(10 ** (rng.uniform(*_GAIN_DB) / 20))
+    return replace(window, samples=np.clip(samples * gain, -1.0, 1.0))
+
+
+def _background(corpus: Corpus, rng: np.random.Generator, seconds: float) -> Samples:
+    count = round(seconds * RATE_HZ)
+    return corpus.sound(rng, count) * np.float32(10 ** rng.uniform(-3.0, -1.0))
+
+
+def _joined(corpus: Corpus, rng: np.random.Generator, seconds_max: float, sentences: int) -> Window:
+    """Sentences one after the other with pauses, as many of them as fit; at least one."""
+    pieces: list[Samples] = []
+    said: list[tuple[Word, ...]] = []
+    at = 0
+    for number in range(sentences):
+        spoken = _spoken(corpus, rng)
+        silence = _silence(rng.uniform(0.0, 0.4) if number == 0 else rng.uniform(0.15, 0.9))
+        count = len(silence) + len(spoken.samples)
+        if number and at + count > seconds_max * RATE_HZ:
+            break
+        pieces += [silence, spoken.samples]
+        said.append(_moved(spoken.words, (at + len(silence)) / RATE_HZ))
+        at += count
+    pieces.append(_silence(rng.uniform(0.0, 0.4)))
+    return Window(np.concatenate(pieces), tuple(said))
+
+
+def _spoken(corpus: Corpus, rng: np.random.Generator) -> Spoken:
+    spoken = corpus.utterance(int(rng.integers(len(corpus.index))))
+    if rng.random() < _CUT_SHARE:
+        spoken = _cut(spoken, rng)
+    if rng.random() < _SPEED_SHARE:
+        spoken = _stretched(spoken, rng.uniform(0.88, 1.14))
+    level = float(np.sqrt(np.mean(np.square(spoken.samples)))) + 1e-6
+    return replace(spoken, samples=spoken.samples * np.float32(LEVEL / level))
+
+
+def _cut(spoken: Spoken, rng: np.random.Generator) -> Spoken:
+    """Some words of a sentence that follow each other."""
+    first = int(rng.integers(len(spoken.words)))
+    last = int(rng.integers(first, len(spoken.words)))
+    words = spoken.words
+    while first > 0 and words[first].start == words[first - 1].start:
+        first -= 1  # "of the" is one
+    while last + 1 < len(words) and words[last + 1].start == words[last].start:
+        last += 1
+    start = max(0.0, words[first].start - _MARGIN_SECONDS)
+    end = words[last].end + _MARGIN_SECONDS
+    samples = spoken.samples[int(start * RATE_HZ) : int(end * RATE_HZ)]
+    return Spoken(samples, RATE_HZ, _moved(words[first : last + 1], -start))
+
+
+def _stretched(spoken: Spoken, factor: float) -> Spoken:
+    """As a tape that runs slower (factor above 1): longer, and lower in pitch and formants."""
+    count = len(spoken.samples)
+    places = np.arange(int(count * factor)) / factor
+    samples = np.interp(places, np.arange(count), spoken.samples).astype(np.float32)
+    words = tuple(Word(w.text, w.start * factor, w.end * factor) for w in spoken.words)
+    return Spoken(samples, RATE_HZ, words)
+
+
+def _moved(words: tuple[Word, ...], seconds: float) -> tuple[Word, ...]:
+    return tuple(Word(w.text, max(0.0, w.start + seconds), w.end + seconds) for w in words)
+
+
+def _silence(seconds: float) -> Samples:
+    return np.zeros(int(seconds * RATE_HZ), np.float32)
