@@ -200,3 +200,15 @@ def test_a_state_comes_back_whole() -> None:
     state = story.scheduler.state()
     assert (state.budget_bytes, state.is_draining) == (900, True)
     assert Scheduler.from_state(state).state() == state
+
+
+def test_a_load_that_was_asked_for_takes_nothing_from_jobs_that_wait() -> None:
+    story = Story(capacity=300, lim=limits(compute_slots=1))
+    story.on(ev.LoadRequested(S))
+    story.loaded(S)
+    story.submit(job("jobs/1", StageKind.TRANSCRIBE))
+    story.loaded(T)
+    story.submit(job("jobs/2"))
+    assert "compute slot" in story.scheduler.waiting_for("jobs/2")
+    assert story.on(ev.LoadRequested(A)) == [], "jobs/2 will want separation"
+    assert story.done(T, "jobs/1") == [Run(S, "jobs/2", 0), Unload(T)]

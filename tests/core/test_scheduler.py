@@ -453,3 +453,14 @@ def test_rank_order_is_kept_as_jobs_come_and_go() -> None:
     story.submit(*(job(name, arrival_ms=int(name[-1])) for name in names))
     story.on(ev.CancelRequested("jobs/3"))
     assert [each.name for each in story.scheduler.jobs] == ["jobs/1", "jobs/2", "jobs/4", "jobs/5"]
+
+
+def test_who_wants_an_engine_waits_behind_those_who_want_it_before() -> None:
+    story = Story(capacity=200)
+    story.submit(job("jobs/1", StageKind.TRANSCRIBE))
+    story.loaded(T)
+    story.submit(job("jobs/2", arrival_ms=2), job("jobs/3", arrival_ms=3))
+    assert "memory" in story.scheduler.waiting_for("jobs/2")
+    assert story.scheduler.waiting_for("jobs/3") == (
+        "separation is wanted by a job that comes first"
+    )
