@@ -262,12 +262,14 @@ class Decider:
             if other.name is turn.engine or other.is_pinned:
                 continue
             if self._is_evictable(turn, other):
-                tenants.append(self._tenant(other))
+                tenants.append(self._tenant(other, turn.stage.duration_ms))
             elif at_work and self._shrinks_for(turn.job, other):
                 may_leave = self._may_preempt(turn.job, other)
-                tenants.append(replace(self._tenant(other), may_leave=may_leave))
+                tenants.append(
+                    replace(self._tenant(other, turn.stage.duration_ms), may_leave=may_leave)
+                )
             elif at_work and self._may_preempt(turn.job, other):
-                tenants.append(replace(self._tenant(other), smaller=()))
+                tenants.append(replace(self._tenant(other, turn.stage.duration_ms), smaller=()))
         return tuple(tenants)
 
     def _shrinks_for(self, job: Job, state: EngineState) -> bool:
@@ -287,14 +289,14 @@ class Decider:
             and not self._is_kept_from(turn.job, state)
         )
 
-    def _tenant(self, state: EngineState) -> planner.Tenant:
+    def _tenant(self, state: EngineState, duration_ms: int) -> planner.Tenant:
         return planner.Tenant(
             state.name,
             self._ledger.bytes_of(state.name, Part.RESIDENT, Part.SLACK, Part.RUN),
             self._ledger.bytes_of(state.name, Part.CONTEXT),
             state.option.load_ms if state.option else 0,
             RESTART_MS,
-            self._sizes.smaller(state),
+            self._sizes.smaller(state, duration_ms),
         )
 
     def _is_leased_from(self, job: Job, state: EngineState) -> bool:
@@ -340,7 +342,7 @@ class Decider:
     def _room_for_wish(self, state: EngineState, claimed: frozenset[EngineName]) -> planner.Room:
         processes = sum(self._ledger.bytes_of(name, Part.CONTEXT) > 0 for name in self._engines)
         tenants = tuple(
-            self._tenant(other)
+            self._tenant(other, WISHED_DURATION_MS)
             for other in self._engines.values()
             if other.name is not state.name and other.is_idle and not other.is_pinned
             if other.name not in claimed and not other.leased_to and other.wish is None

@@ -9,6 +9,7 @@ Two questions, two functions:
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 from coscheduler.core.model import EngineName, Option
@@ -18,11 +19,11 @@ KEEP, SHRINK, UNLOAD, STOP = "keep", "shrink", "unload", "stop"
 
 @dataclass(frozen=True)
 class Smaller:
-    """An option that a tenant may go to where it is: what that frees, and what going back costs."""
+    """An option that a tenant may go to where it is: what that frees and costs."""
 
     option: str
     freed_bytes: int
-    regrow_ms: int
+    cost_ms: int
 
 
 @dataclass(frozen=True)
@@ -102,33 +103,54 @@ def least_bytes(options: Sequence[Option], duration_ms: int, context_bytes: int)
 
 
 def plan(request: Request, tier: int, room: Room) -> Plan | None:
-    """The cheapest plan within the tier, ties broken by the engine's own order of options."""
+    """The cheapest plan within the tier, ties broken by the engine's own order of options.
+
+    Who leaves is decided by this stage alone: those who leave have work ahead, too, and would only
+    come back to push out others. How much they keep who stay, and what is loaded, serves all the
+    stages that come after, each taken to be as long.
+    """
     peaks = [
         (option, request.context_bytes + option.peak_bytes(request.duration_ms))
         for option in request.options
         if option.quality_tier == tier
     ]
     ways = sorted(_ways(request, room), key=lambda way: way.cost_ms)
-    cheapest: tuple[int, _Way] | None = None
-    for option, peak_bytes in peaks:
-        fitting = (way for way in ways if peak_bytes <= room.free_bytes + way.freed_bytes)
-        if (way := next(fitting, None)) is not None:
-            cost_ms = way.cost_ms + option.load_ms + _run_ms(option, request)
-            if cheapest is None or cost_ms < cheapest[0]:
-                cheapest = cost_ms, way
-    if cheapest is None:
+    fits = partial(_cheapest, peaks, free_bytes=room.free_bytes, duration_ms=request.duration_ms)
+    if (for_this := fits(ways, runs=1)) is None:
         return None
-    cost_ms, way = cheapest
-    fits = [option for option, peak in peaks if peak <= room.free_bytes + way.freed_bytes]
-    option = min(fits, key=lambda option: option.load_ms + request.runs * _run_ms(option, request))
+    alike = [way for way in ways if way.leaving == for_this[1].leaving]
+    for_all = fits(alike, runs=request.runs)
+    assert for_all is not None
+    option, way = for_all
+    cost_ms = for_this[1].cost_ms + _all_ms(for_this[0], 1, request.duration_ms)
     return Plan(option, way.of(UNLOAD), way.of(STOP), cost_ms, way.shrink)
 
 
-def _run_ms(option: Option, request: Request) -> int:
-    """Who goes is decided by this stage alone; but what is loaded serves all that come after it,
-    each taken to be as long.
-    """
-    return option.run_ms_per_second * request.duration_ms // 1000
+def _cheapest(
+    peaks: Sequence[tuple[Option, int]],
+    ways: "Sequence[_Way]",
+    *,
+    free_bytes: int,
+    duration_ms: int,
+    runs: int,
+) -> "tuple[Option, _Way] | None":
+    """Of the options, each with its peak and the first way that makes room for it."""
+    found = [
+        (option, way)
+        for option, peak_bytes in peaks
+        if (way := _first(ways, peak_bytes - free_bytes)) is not None
+    ]
+    return min(
+        found, key=lambda pair: pair[1].cost_ms + _all_ms(pair[0], runs, duration_ms), default=None
+    )
+
+
+def _first(ways: "Sequence[_Way]", size_bytes: int) -> "_Way | None":
+    return next((way for way in ways if way.freed_bytes >= size_bytes), None)
+
+
+def _all_ms(option: Option, runs: int, duration_ms: int) -> int:
+    return option.load_ms + runs * (option.run_ms_per_second * duration_ms // 1000)
 
 
 @dataclass(frozen=True)
@@ -154,6 +176,11 @@ class _Way:
         return tuple(fate.engine for fate in self.fates if fate.what == what)
 
     @property
+    def leaving(self) -> tuple[_Fate, ...]:
+        """What becomes of those who do not stay."""
+        return tuple(fate for fate in self.fates if fate.what in (UNLOAD, STOP))
+
+    @property
     def shrink(self) -> tuple[tuple[EngineName, str], ...]:
         return tuple((fate.engine, fate.option) for fate in self.fates if fate.what == SHRINK)
 
@@ -173,7 +200,7 @@ def _fates(tenant: Tenant) -> Iterator[_Fate]:
     engine, resident_bytes = tenant.engine, tenant.resident_bytes
     yield _Fate(engine, KEEP)
     for smaller in tenant.smaller:
-        yield _Fate(engine, SHRINK, smaller.freed_bytes, smaller.regrow_ms, smaller.option)
+        yield _Fate(engine, SHRINK, smaller.freed_bytes, smaller.cost_ms, smaller.option)
     if not tenant.may_leave:
         return
     if resident_bytes:  # else nothing is loaded there

@@ -25,17 +25,23 @@ class Sizes:
 
     # ---- fewer layers --------------------------------------------------------------------------
 
-    def smaller(self, state: EngineState) -> tuple[planner.Smaller, ...]:
-        """The options that hold less, with what each frees. Going back takes its part of a load;
-        the lease of an idle engine ends.
+    def smaller(self, state: EngineState, duration_ms: int) -> tuple[planner.Smaller, ...]:
+        """The options that hold less, with what each frees: the lease of an idle engine ends, too.
+        It costs the way back, or all coming runs being slower, if recordings are of that length.
         """
         leased = self._ledger.bytes_of(state.name, Part.RUN) if state.is_idle else 0
-        return tuple(
-            planner.Smaller(option.name, less + leased, _come_ms(now, less))
-            for option in self._kin(state)
-            if (now := state.option) is not None
-            if (less := -self._more(state, option)) > 0
-        )
+        found = []
+        for option in self._kin(state):
+            if state.option is not None and (less := -self._more(state, option)) > 0:
+                back_ms = _come_ms(state.option, less)
+                cost_ms = min(back_ms, self._slower_ms(state, option, duration_ms))
+                found.append(planner.Smaller(option.name, less + leased, cost_ms))
+        return tuple(found)
+
+    def _slower_ms(self, state: EngineState, option: Option, duration_ms: int) -> int:
+        assert state.option is not None
+        slower = max(0, option.run_ms_per_second - state.option.run_ms_per_second)
+        return self._jobs.ahead(state.name) * slower * duration_ms // 1000
 
     def smaller_by(self, state: EngineState, size_bytes: int) -> Option | None:
         """The largest option that frees so much."""

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from coscheduler import config
-from coscheduler.config import Settings
+from coscheduler.config import DeviceSettings, Settings
 from coscheduler.core import events as ev
 from coscheduler.core import planner
 from coscheduler.core.model import (
@@ -129,8 +129,13 @@ def row(
     return Row(
         path.stem, duration_ms, slots, load_bytes_per_ms, ours_ms,
         one_by_one_ms(alone, duration_ms, count), stage_by_stage_ms(alone, duration_ms, count),
-        bound_ms(described, alone, duration_ms, capacity, count, slots), loads,
+        bound_ms(described, alone, duration_ms, capacity, count, at_once(device)), loads,
     )  # fmt: skip
+
+
+def at_once(device: DeviceSettings) -> int:
+    """How many engines can compute at once: none without a context."""
+    return min(device.compute_slots, device.gpu_processes_max)
 
 
 def descriptions(settings: Settings, link: int, load_bytes_per_ms: int) -> Descriptions:
@@ -185,9 +190,9 @@ def bound_ms(
     duration_ms: int,
     capacity: int,
     count: int,
-    slots: int,
+    at_once: int,
 ) -> int:
-    """The busiest of: each engine, all compute slots together, and the stages of one recording.
+    """The busiest of: each engine, all that compute at once, and the stages of one recording.
 
     Of every engine the fastest option counts that fits an empty card at the same quality; loads
     cost nothing, and all engines are there at once.
@@ -203,7 +208,7 @@ def bound_ms(
         ]
         fastest.append(min(fitting))
     work = count * sum(fastest)
-    return max(count * max(fastest), -(-work // slots), sum(fastest))
+    return max(count * max(fastest), -(-work // at_once), sum(fastest))
 
 
 def simulated(

@@ -11,10 +11,12 @@ from coscheduler.core import events as ev
 from coscheduler.core import planner
 from coscheduler.core.commands import Load, Pause, Preempt, Resize, Run, Stop
 from coscheduler.core.dry_run import plan_job
-from coscheduler.core.engine_state import Limits
-from coscheduler.core.ledger import Part
+from coscheduler.core.engine_state import EngineState, Limits, Phase
+from coscheduler.core.jobs import JobBook
+from coscheduler.core.ledger import Ledger, Part
 from coscheduler.core.model import EngineName, Failure, Job, Option, Priority, StageKind
 from coscheduler.core.planner import Request, Room, Smaller, Tenant
+from coscheduler.core.sizes import Sizes
 from coscheduler.errors import LedgerRefusal
 from tests.core.build import A, S, T, description, job, limits, option
 from tests.core.story import Story
@@ -82,6 +84,31 @@ def test_of_several_ways_the_one_that_brings_back_sooner_is_taken() -> None:
     ]
     stays = replace(big, may_leave=False)
     assert planner.plan(request, 0, Room(-30, (stays,), 3)) is None
+
+
+@pytest.mark.parametrize(("slower", "ahead", "cost_ms"), [(10, 1, 40), (10, 0, 0), (0, 9, 0)])
+def test_shrinking_costs_the_way_back_or_slower_runs_whatever_is_less(
+    slower: int, ahead: int, cost_ms: int
+) -> None:
+    whole, half = layers(8), replace(layers(4), run_ms_per_second=10 + 4 * slower)
+    book, ledger = JobBook(3, 60_000), Ledger(1000)
+    for number in range(ahead):
+        book.put(job(f"jobs/{number}"))
+    ledger.reserve((S, Part.RESIDENT), whole.resident)
+    engine = EngineState(S, Phase.LOADED, description(S, whole, half), option=whole)
+    found = Sizes(ledger, {S: engine}, book).smaller(engine, 10_000)
+    assert found == (Smaller("4 of 8", 40, cost_ms),)
+
+
+def test_who_stays_gives_layers_for_all_that_come_after() -> None:
+    quick, fast = option("quick", weights=10, speed=2), option("fast", weights=60, speed=1)
+    room = Room(30, (Tenant(S, 80, 10, 80, 1000, (Smaller("4 of 8", 50, 5),)),), 3)
+    request = Request((quick, fast), 10_000, 0, needs_process=False)
+    plans = [planner.plan(replace(request, runs=runs), 0, room) for runs in (1, 20)]
+    assert [plan and (plan.option.name, plan.shrink) for plan in plans] == [
+        ("quick", ()),
+        ("fast", ((S, "4 of 8"),)),
+    ]
 
 
 def test_a_stage_of_a_lower_class_works_on_with_fewer_layers() -> None:
