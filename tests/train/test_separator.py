@@ -11,9 +11,9 @@ from coscheduler.engines.separation.api import SamAudio
 from tests.train import on_path
 
 with on_path():
+    from train import separator, separator_export, sounds
     from train import separator_codec as codec
     from train import separator_data as data
-    from train import separator_export, sounds
     from train.separator_net import Separator
     from train.separator_scores import estimated, si_sdr_db
 
@@ -112,3 +112,12 @@ def test_a_batch_asks_for_what_is_in_its_mixtures() -> None:
     assert (shares[~present] == 1).all()
     again = pools.batch(np.random.default_rng(3), 12, 100)
     assert torch.equal(again.mixture, batch.mixture)
+
+
+def test_the_error_counts_against_the_target_or_where_it_is_silent_the_mixture() -> None:
+    mixture = torch.ones(2, 4, codec.BANDS)
+    target = torch.stack((0.5 * mixture[0], torch.zeros_like(mixture[0])))
+    perfect = separator._error_db(target, target, mixture)
+    nothing_done = separator._error_db(mixture, target, mixture)
+    assert float(perfect) == pytest.approx(-30, abs=1e-4)
+    assert float(nothing_done) == pytest.approx(10 * np.log10(1.001), abs=1e-4)  # 0 dB in both rows
