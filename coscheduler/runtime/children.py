@@ -92,7 +92,7 @@ class Children:
                 sys.executable, "-m", "coscheduler.engines.forkserver",
                 str(theirs.fileno()), str(os.getpid()),
                 pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL,
-                env=_environment(self._settings),
+                env=environment(self._settings),
             )  # fmt: skip
         self._control = ours
         try:
@@ -204,7 +204,7 @@ async def _receive(loop: asyncio.AbstractEventLoop, control: socket.socket) -> b
         return b""
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def environment(settings: Settings) -> dict[str, str]:
     """What must be set before the libraries are imported. Passive waiting: with GNU OpenMP's spin
     barriers two engines on shared cores slow each other a hundredfold.
     """

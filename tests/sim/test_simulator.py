@@ -48,7 +48,8 @@ def check_ends(world: World) -> None:
             failures_max = limits.attempts_max + world.tally.restarts
             spared = stage.preempt_count + stage.oom_count
             assert stage.attempt_count - spared <= failures_max
-            assert stage.preempt_count <= limits.preempts_max + world.shrink_count
+            earned = stage.run_ms // limits.ageing_ms
+            assert stage.preempt_count <= limits.preempts_max + earned + world.shrink_count
             assert stage.oom_count <= limits.oom_steps_max
             assert min(stage.wait_ms, stage.load_ms, stage.run_ms) >= 0
 
