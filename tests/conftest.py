@@ -44,11 +44,11 @@ def root_logger_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def demo_settings(tiny_models: Path, tmp_path: Path) -> Settings:
-    """`configs/demo.toml` with a store and a socket of this test's own.
+    """`configs/tiny.toml` with a store and a socket of this test's own.
 
     The prepared weights stay where the demonstration keeps them: they depend on the model alone.
     """
-    settings = config.load(ROOT / "configs" / "demo.toml")
+    settings = config.load(ROOT / "configs" / "tiny.toml")
     store = settings.store.model_copy(update={"data_dir": tmp_path / "store"})
     server = settings.server.model_copy(update={"listen": f"unix:{tmp_path / 'coscheduler.sock'}"})
     return settings.model_copy(update={"store": store, "server": server})

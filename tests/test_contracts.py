@@ -101,8 +101,8 @@ def _fields_of(annotation: Any) -> list[str]:
     return []
 
 
-def test_demo_config_keeps_to_the_repository() -> None:
-    settings = config.load(ROOT / "configs" / "demo.toml")
+def test_tiny_config_keeps_to_the_repository() -> None:
+    settings = config.load(ROOT / "configs" / "tiny.toml")
     assert settings.separation is not None
     for path in (settings.data_dir, Path(settings.separation.model)):
         assert path.resolve().is_relative_to(ROOT / ".demo")

@@ -66,8 +66,8 @@ def work(way: str, count: int, seconds: int) -> float:
 
 
 def settings_in(scratch: Path) -> Settings:
-    """The demonstration's, with a store of its own."""
-    settings = config.load(ROOT / "configs" / "demo.toml")
+    """Those of the tiny models, with a store of its own."""
+    settings = config.load(ROOT / "configs" / "tiny.toml")
     store = settings.store.model_copy(update={"data_dir": scratch / "store"})
     return settings.model_copy(update={"store": store})
 
