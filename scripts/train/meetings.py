@@ -17,7 +17,7 @@ class Turn:
     """A sentence of a meeting: who says it (0 or 1), and its words with their seconds in it."""
 
     speaker: int
-    sentence: Sentence
+    text: str
     words: tuple[Word, ...]
 
 
@@ -40,7 +40,7 @@ class Meeting:
     @property
     def text(self) -> str:
         """All that is said."""
-        return " ".join(turn.sentence.text for turn in self.turns)
+        return " ".join(turn.text for turn in self.turns)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def spoken(
         samples[first : first + len(one.samples)] = one.samples * np.float32(LEVEL / level)
         start = first / rate_hz
         words = tuple(Word(w.text, w.start + start, w.end + start) for w in one.words)
-        turns.append(Turn(speaker, sentence, words))
+        turns.append(Turn(speaker, sentence.text, words))
         at = start + len(one.samples) / rate_hz + rng.uniform(0.25, 0.8)
     other = _background(rng, len(samples), background, rate_hz)
     return Meeting(samples, other, rate_hz, voices, tuple(turns))

@@ -3,12 +3,14 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 import numpy as np
 from numpy.typing import NDArray
 
 from train import sentences
 from train.meetings import Turn
+from train.speech import Word
 
 _STEP_SECONDS = 0.01
 
@@ -39,6 +41,19 @@ def word_errors(said: str, written: str) -> WordErrors:
             best = min(costs[column] + 1, costs[column - 1] + 1, diagonal + (word != other))
             diagonal, costs[column] = costs[column], best
     return WordErrors(costs[-1], len(reference))
+
+
+def start_errors_ms(said: Sequence[Word], written: Sequence[Word]) -> list[float]:
+    """How far the starts of the words that were recognised are off, in ms, without the sign."""
+    reference, found = (
+        [sentences.normalised(word.text) for word in words] for words in (said, written)
+    )
+    blocks = SequenceMatcher(None, reference, found, autojunk=False).get_matching_blocks()
+    return [
+        1000 * abs(said[block.a + index].start - written[block.b + index].start)
+        for block in blocks
+        for index in range(block.size)
+    ]
 
 
 @dataclass(frozen=True)
