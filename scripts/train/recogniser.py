@@ -51,7 +51,12 @@ def shape() -> Shape:
 
 def model() -> Whisper:
     """Untrained."""
-    return Whisper(shape(), 1 + len(sentences.words()) + 1 + len(LETTERS))
+    return Whisper(shape(), model_classes())
+
+
+def model_classes() -> int:
+    """What a frame may hold: a word or none, and a letter or none."""
+    return 1 + len(sentences.words()) + 1 + len(LETTERS)
 
 
 @dataclass(frozen=True)
