@@ -22,7 +22,7 @@ from pyannote.audio import Pipeline
 from rich.progress import track
 from safetensors.numpy import save_file
 
-from coscheduler.engines.transcription import voices
+from coscheduler.engines.transcription import vectors, voices
 from train import meetings, scores, sentences, sounds, speech
 from train.speech import Samples
 
@@ -87,7 +87,7 @@ def _room(rng: np.random.Generator) -> Array:
             seconds = len(samples) / speech.RATE_HZ
             clip = sounds.clip(kind, "train", int(rng.integers(2**31)), seconds)
             samples = sounds.mixed(samples, clip, snr_db)
-        return voices.statistics(narrowed(samples, band_hz))
+        return vectors.statistics(narrowed(samples, band_hz))
 
     people = [speech.draw_voice(rng) for _ in range(SPEAKERS)]
     return np.stack([np.stack([said(voice) for _ in range(SENTENCES)]) for voice in people])
@@ -115,12 +115,12 @@ class Heard:
     """A meeting, and the vectors of its stretches of speech."""
 
     meeting: meetings.Meeting
-    stretches: list[voices.Stretch]
-    vectors: Array
+    stretches: list[vectors.Stretch]
+    heard: Array
 
     def error(self, threshold: float, count: int | None = None) -> float:
         """`scores.speaker_error` with this threshold; with `count`, that many speakers."""
-        labels = voices.clustered(self.stretches, self.vectors, threshold, count or 1, count)
+        labels = vectors.clustered(self.stretches, self.heard, threshold, count or 1, count)
         found = [
             scores.Label(start / speech.RATE_HZ, end / speech.RATE_HZ, str(label))
             for (start, end), label in zip(self.stretches, labels, strict=True)
