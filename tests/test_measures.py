@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from coscheduler.chat import ChatDone
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 ratio = importlib.import_module("measures._ratios").ratio  # below scripts/, not installed
@@ -48,3 +50,17 @@ def test_the_queue_keeps_its_length_while_decisions_are_timed(tmp_path: Path) ->
     assert scheduling.main(["--jobs", "3", "--events", "5", "--out", str(tmp_path / "out")]) == 0
     rows = json.loads((tmp_path / "out").read_text())["rows"]
     assert [len(row["us_per_event"]) for row in rows] == [7, 7]
+
+
+def answered(first_token_ms: int, load_ms: int) -> ChatDone:
+    return ChatDone("stop", 1, 1, 0, 0, load_ms, 0, 0, first_token_ms)
+
+
+def test_a_promise_of_time_is_of_the_99th_of_a_hundred_without_the_load() -> None:
+    preemption = importlib.import_module("measures.preemption")
+    tries = [answered(700 + n, 600) for n in range(98)]
+    kept = preemption.summary([*tries, answered(290, 0), answered(9_000, 0)], 240, 0, 1)
+    assert kept["over_load_ms"] == {"p50": 150, "p99": 290, "max": 9_000} and kept["is_kept"]
+    broken = preemption.summary([*tries, answered(291, 0), answered(9_000, 0)], 240, 0, 1)
+    assert not broken["is_kept"]
+    assert "promised 290 (240 of them the slice)" in preemption.told(broken)

@@ -13,7 +13,7 @@ from pathlib import Path
 from coscheduler.config import MIB
 from coscheduler.core import events as ev
 from coscheduler.core.commands import Run
-from coscheduler.core.engine_state import BUSY
+from coscheduler.core.engine_state import Phase
 from coscheduler.core.foresight import next_option
 from coscheduler.core.model import EngineName, Job
 from coscheduler.core.scheduler import Outcome, Scheduler
@@ -185,8 +185,9 @@ class Loop:
     def _check(self, engine: EngineName) -> None:
         """The ledger against the meter; a difference is logged once and shown until it is gone."""
         assert self._supervisor is not None
-        if self.scheduler.engines[engine].phase in BUSY:
-            return  # between two states: checked when it settles
+        state = self.scheduler.engines[engine]
+        if state.is_busy or state.phase is Phase.UNDESCRIBED:
+            return  # between two states, or another process is at work: checked when it settles
         charged = self.scheduler.ledger.bytes_of(engine)
         measured = self._supervisor.measured_bytes(engine)
         tolerance = max(TOLERANCE_BYTES, charged * TOLERANCE_PERCENT // 100)
