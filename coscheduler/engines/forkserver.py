@@ -47,6 +47,7 @@ PRELOAD = {
         "pandas",
         "nltk",
         "transformers.models.wav2vec2.modeling_wav2vec2",
+        "lightning.pytorch",  # two thirds of what importing pyannote costs
     ),
     EngineName.ANALYSIS: ("numpy", "jinja2"),
 }

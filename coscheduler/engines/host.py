@@ -29,6 +29,7 @@ from coscheduler.engines.base import (
     SwitchingEngine,
 )
 from coscheduler.engines.peak import PeakSampler
+from coscheduler.engines.streaming import heap
 from coscheduler.errors import CoschedulerError, EngineFault
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ def local_models(name: EngineName, settings: Settings) -> Settings:
 
 def main(name: EngineName, settings: Settings, connection: socket.socket) -> None:
     """Serve one engine over a connected stream socket until the daemon closes it."""
+    if name == EngineName.TRANSCRIPTION:
+        heap.share_one_arena()  # before any thread has one of its own, which could not be trimmed
     Host(lambda: make_engine(name, settings), connection).serve()
 
 

@@ -19,7 +19,14 @@ from coscheduler.core.model import (
 )
 from coscheduler.engines.base import OnProgress, Slice, StageResult, Task
 from coscheduler.engines.streaming import heap
-from coscheduler.engines.transcription import checkpoint, footprint, libraries, offer, speakers
+from coscheduler.engines.transcription import (
+    checkpoint,
+    footprint,
+    libraries,
+    offer,
+    speakers,
+    speech,
+)
 from coscheduler.engines.transcription.libraries import module
 from coscheduler.engines.transcription.offer import Choice
 from coscheduler.engines.transcription.transcribe import Loaded, Transcription
@@ -174,7 +181,7 @@ class TranscriptionEngine:
     def _load_pipeline(self, choice: Choice) -> Any:
         """WhisperX's pipeline of Whisper and speech detection."""
         chosen, device = self._transcription, self._settings.device
-        return module("whisperx.asr").load_model(
+        pipeline = module("whisperx.asr").load_model(
             str(chosen.model),
             device.device,
             device_index=device.index,
@@ -184,6 +191,9 @@ class TranscriptionEngine:
             local_files_only=True,
             threads=device.threads,
         )
+        if device.device == "cpu":
+            speech.bound_front_end(pipeline.vad_model)
+        return pipeline
 
     def _give_back(self) -> None:
         """Freed memory goes back to the system, so that the ledger's word is true."""

@@ -1,7 +1,8 @@
 """Predicted device bytes and times of transcription, from shapes alone.
 
 A run goes through phases that give their memory back: detecting speech, text, word times, speakers.
-The recording lies in a mapped file, which is none of the device's memory. Loading counts as one
+The recording lies in a mapped file, which is none of the device's memory. Within a phase the C heap
+keeps freed buffers and uses them again, some of them beside what is live. Loading counts as one
 more phase: on the CPU the weights are read as they are stored and then converted.
 
 Sources of the formulas:
@@ -25,9 +26,14 @@ SAMPLE_RATE_HZ = 16_000
 TEXT_TOKENS_MAX = 224  # half of the text positions: the other half is kept for a prompt
 
 VAD_WEIGHT_BYTES = 6 * MIB  # of the model that whisperx brings
-VAD_WORKSPACE_BYTES = {"cpu": 24 * MIB, "cuda": 180 * MIB}  # for one batch of its windows
+VAD_WORKSPACE_BYTES = {"cpu": 30 * MIB, "cuda": 180 * MIB}  # for one batch of its windows
 VAD_BYTES_PER_SECOND = 4 * 1024  # scores, and the frame times of the thresholding
 VAD_LOAD_BYTES = 34 * MIB  # its checkpoint while it is being read
+# Larger buffers are mapped. Where words are timed, long convolutions would leave much to chance.
+REUSED_BYTES_MAX, REUSED_BYTES_MAX_OF_WORDS = 32 * MIB, 4 * MIB
+# What the heap keeps of the text's activations beside those that are live: streams, as below. For
+# the shapes from tiny to small, of one to four windows, 17 to 83 MiB were measured.
+KEPT_STREAMS, KEPT_BYTES_MAX = 2, 56 * MIB
 HEAP_BYTES = 1 * MIB  # what is too small for mappings of its own, and kernels for new shapes
 # Tensors of the size of the first convolution's output, alive at once, in halves.
 ALIGNER_HALVES, ALIGNER_HALVES_WITH_LAYER_NORMS = 5, 7
@@ -141,7 +147,19 @@ def _text_phase(
     return [
         _per_window(Line.KV_CACHE, 0, cache, batch_size),
         _per_window(Line.WORKSPACE, place.heap_bytes, max(encoder, decoder) + spectra, batch_size),
+        *_kept_lines(model, place, compute_type, batch_size),
     ]
+
+
+def _kept_lines(
+    model: WhisperModel, place: Place, compute_type: str, batch_size: int
+) -> list[RunLine]:
+    """What the heap keeps while text is made, for as many windows as it keeps anything of."""
+    if place.device != "cpu":
+        return []
+    window = KEPT_STREAMS * stream_bytes(model, compute_type)
+    window_count = min(batch_size, max(1, KEPT_BYTES_MAX // window))
+    return [_per_window(Line.WORKSPACE, 0, min(window, KEPT_BYTES_MAX), window_count)]
 
 
 def _per_window(line: Line, fixed_bytes: int, window_bytes: int, batch_size: int) -> RunLine:
@@ -177,9 +195,13 @@ def _speakers_phase(place: Place) -> list[RunLine]:
 
 def encoder_bytes(model: WhisperModel, compute_type: str) -> int:
     """Peak of the encoder for one window."""
-    positions = model.audio_position_count
-    scores = model.head_count * positions * positions
-    return activation_bytes(compute_type) * (scores + 7 * positions * model.hidden_dim)
+    scores = model.head_count * model.audio_position_count**2
+    return activation_bytes(compute_type) * scores + stream_bytes(model, compute_type)
+
+
+def stream_bytes(model: WhisperModel, compute_type: str) -> int:
+    """The encoder's stream for one window, the fused projection and its three parts."""
+    return activation_bytes(compute_type) * 7 * model.audio_position_count * model.hidden_dim
 
 
 def cache_bytes(model: WhisperModel, compute_type: str, beam_size: int) -> int:

@@ -8,6 +8,8 @@ import importlib
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from coscheduler.engines.streaming import heap
@@ -38,10 +40,10 @@ _MODULES = (
     "whisperx.utils",
 )
 # Buffers above the first are mappings of their own, which go when they are freed. What lies below
-# it shares the heap, whose holes stay resident: with activations among them (0.3 to 10 MiB each)
-# the peak of one and the same recording came to anything from 52 to 70 MiB; so it is 37 to 40.
+# it shares the heap, whose holes stay resident.
 _MAPPED_BYTES = 256 * 1024
 _HEAP_TOP_BYTES = 1024 * 1024
+_REUSED_TOP_BYTES = 1024 * 1024 * 1024  # more than any phase leaves there
 
 
 def import_all(thread_count: int) -> None:
@@ -59,6 +61,20 @@ def import_all(thread_count: int) -> None:
     _go_offline()
     _stop_telemetry()
     module("torch").set_num_threads(thread_count)
+
+
+@contextmanager
+def reusing(mapped_bytes: int) -> Iterator[None]:
+    """Within the block freed buffers below `mapped_bytes` stay in the heap, to be used again;
+    afterwards they go back to the system. Fresh pages for every activation took two fifths of the
+    time of a small model.
+    """
+    heap.fix_thresholds(mapped_bytes, _REUSED_TOP_BYTES)
+    try:
+        yield
+    finally:
+        heap.fix_thresholds(_MAPPED_BYTES, _HEAP_TOP_BYTES)
+        heap.trim()
 
 
 def module(name: str) -> ModuleType:

@@ -24,7 +24,7 @@ from coscheduler.engines.transcription import (
     writers,
 )
 from coscheduler.engines.transcription.kept import Kept, Progress
-from coscheduler.engines.transcription.libraries import module
+from coscheduler.engines.transcription.libraries import module, reusing
 from coscheduler.engines.transcription.samples import Samples, Spool
 from coscheduler.engines.transcription.speech import SAMPLE_RATE_HZ, Chunk
 from coscheduler.stages import TranscribeParameters
@@ -86,7 +86,8 @@ class Transcription:
             self._notes.append("no speech was found")
             return self._finish({"segments": [], "language": progress.language}, progress)
         self._give_back()
-        segments = yield from self._text(samples, progress, kept)
+        with reusing(footprint.REUSED_BYTES_MAX):
+            segments = yield from self._text(samples, progress, kept)
         result = yield from self._words(samples, segments, progress.language)
         yield from self._speakers(samples, result)
         return self._finish(result, progress)
@@ -106,9 +107,11 @@ class Transcription:
 
     def _begin(self, samples: Samples) -> Generator[Slice, None, Progress]:
         """Where the speech is and in which language."""
-        chunks = yield from self._detect(samples)
+        with reusing(footprint.REUSED_BYTES_MAX):
+            chunks = yield from self._detect(samples)
         self._give_back()
-        language = self._language(samples) if chunks else self._wanted.language
+        with reusing(footprint.REUSED_BYTES_MAX):
+            language = self._language(samples) if chunks else self._wanted.language
         return Progress(tuple(chunks), language)
 
     def _read(self) -> Generator[Slice, None, Samples]:
@@ -204,9 +207,10 @@ class Transcription:
         aligner = words.load_aligner(language, folder, self._loaded.device, self._loaded.punkt_dir)
         method, characters = self._wanted.interpolate_method, self._wanted.char_alignments
         aligned: Transcript = []
-        for done, segment in enumerate(segments, start=1):
-            aligned += aligner.align(segment, samples, method, characters)
-            yield _slice(_TEXT_SHARES, _WORDS_SHARES, done, len(segments), "aligning")
+        with reusing(footprint.REUSED_BYTES_MAX_OF_WORDS):
+            for done, segment in enumerate(segments, start=1):
+                aligned += aligner.align(segment, samples, method, characters)
+                yield _slice(_TEXT_SHARES, _WORDS_SHARES, done, len(segments), "aligning")
         all_words = [word for segment in aligned for word in segment["words"]]
         return {"segments": aligned, "word_segments": all_words, "language": language}
 

@@ -70,7 +70,7 @@ def test_progress_goes_through_the_phases_and_never_back(ran: Ran) -> None:
     assert {step.total for step in ran.progress} == {1000}
     notes = list(dict.fromkeys(step.note for step in ran.progress))
     assert notes == ["detecting speech", "transcribing", "aligning"]
-    assert len(shares) > 10
+    assert len(shares) >= 7  # batches of windows, of text, of words
     assert ran.result.notes == ()
 
 
@@ -83,11 +83,12 @@ def test_the_same_recording_gives_the_same_files(loaded: Child, clip: Path, clip
     assert loaded.run(clip).text("json") == clip_json
 
 
-@pytest.mark.parametrize(("language", "after"), [("fr", 1), ("fr", 2), ("", 3)])
+@pytest.mark.parametrize(("language", "after"), [("fr", 1), ("", 1), ("", 2)])
 def test_a_cancelled_task_leaves_the_engine_as_it_was(
     loaded: Child, clip: Path, clip_json: str, language: str, after: int
 ) -> None:
-    stopped = loaded.run(clip, {"language": language}, cancel_after=after)
+    pieces = {"chunk_ms": 2000, "batch_size_max": 1}  # many slices are left to be stopped
+    stopped = loaded.run(clip, {"language": language, **pieces}, cancel_after=after)
     assert len(stopped.progress) <= after + 1
     assert isinstance(stopped.answers[-1], msg.TaskStopped)
     assert not stopped.folder.exists()
