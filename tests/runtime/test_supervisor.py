@@ -56,10 +56,15 @@ def test_an_engine_that_ignores_a_cancel_is_ended(tmp_path: Path) -> None:
     run(story())
 
 
-def test_memory_that_does_not_come_back_is_taken_by_ending_the_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cap_mib", "was"), [(60, "'4 of 4 layers' becomes '2 of 4"), (52, "")])
+def test_memory_that_does_not_come_back_is_taken_by_ending_the_process(
+    tmp_path: Path, cap_mib: int, was: str
+) -> None:
+    """Whether half of the layers were asked back or all of them."""
+
     async def story() -> None:
         chosen = settings(
-            tmp_path, device={"memory_cap": "60 MiB"}, scheduling={"release_ms_max": 200}
+            tmp_path, device={"memory_cap": f"{cap_mib} MiB"}, scheduling={"release_ms_max": 200}
         )
         async with running(chosen) as daemon:
             source = await upload(daemon, recording())
@@ -67,10 +72,13 @@ def test_memory_that_does_not_come_back_is_taken_by_ending_the_process(tmp_path:
             await final(daemon, leaky)
             pid = (await daemon.gpu()).engines[0].pid
             other = (await daemon.create_job(request("t", source, TRANSCRIBE))).job.name
-            assert (await final(daemon, other)).job.state is JobState.SUCCEEDED
+            job = (await final(daemon, other)).job
+            assert job.state is JobState.SUCCEEDED
+            (evicted,) = job.stages[0].evicted
+            assert was in evicted and ("becomes" in evicted) == bool(was)
             gpu = await daemon.gpu()
             assert gpu.engines[0].pid != pid
-            assert gpu.measured_bytes <= 60 * 2**20
+            assert gpu.measured_bytes <= cap_mib * 2**20
 
     run(story())
 
