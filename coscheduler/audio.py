@@ -31,6 +31,7 @@ Samples = NDArray[np.float32]
 _DEMUXERS = (
     "wav,w64,flac,mp3,mov,mp4,m4a,3gp,3g2,mj2,ogg,matroska,webm,aac,aiff,au,caf,amr,asf,avi,mpegts"
 )
+_STREAMS_MAX = 64  # a film has a dozen: sound in some languages, subtitles in more
 _WAV_BYTES_UNKNOWN = 0x7FFFF000  # writers into a pipe put a size from here up, or 0
 _MOV_SLACK_MS = 1000  # edit lists and encoder padding make its declared length inexact
 _FULL_SCALE = 32768.0  # of 16-bit PCM
@@ -258,6 +259,14 @@ def _opened(path: Path) -> Iterator[_Decoding]:
             options = {"format_whitelist": _DEMUXERS}
             opened: Any = av.open(_Nameless(file), options=options, metadata_errors="replace")
             with opened as container:
+                stream_count = len(container.streams)
+                if stream_count > _STREAMS_MAX:
+                    raise _unreadable(
+                        f"it has {stream_count} streams, at most {_STREAMS_MAX} are allowed; keep "
+                        "the one with the sound",
+                        stream_count=stream_count,
+                        stream_count_max=_STREAMS_MAX,
+                    )
                 if not container.streams.audio:
                     raise _unreadable("it has no audio stream")
                 stream = container.streams.best("audio")

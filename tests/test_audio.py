@@ -125,6 +125,23 @@ def test_a_recording_is_known_by_its_bytes_and_not_by_its_name(
     assert abs(float(np.sqrt(np.mean(got**2))) - 0.5 / np.sqrt(2)) < 0.05
 
 
+@pytest.mark.parametrize("count", [64, 65])
+def test_a_file_of_very_many_streams_is_refused(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "many.mkv"
+    with av.open(str(path), "w", format="matroska") as out:
+        streams: list[Any] = [
+            out.add_stream("pcm_s16le", rate=RATE_HZ, layout="mono") for _ in range(count)
+        ]
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, RATE_HZ), np.int16), "s16", "mono")
+        frame.sample_rate = RATE_HZ
+        for stream in streams:
+            out.mux(stream.encode(frame))
+    if count == 65:
+        assert refused(path, "AUDIO_UNREADABLE")["stream_count"] == "65"
+    else:
+        assert audio.probe(path, *LIMITS).duration_ms == 1000
+
+
 @pytest.mark.parametrize("name", ["notes.wav", "notes.mp3", "notes.flac"])
 def test_text_under_an_audio_name_is_unreadable(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("These are the minutes of the meeting. " * 500, encoding="utf-8")

@@ -179,9 +179,12 @@ def test_what_the_model_cannot_do_is_refused(
 
 @pytest.mark.parametrize(
     ("codec", "container"),
-    [("libmp3lame", "mp3"), ("libopus", "webm"), ("aac", "mp4")],
-)
-def test_whatever_the_container_the_words_are_there(
+    [
+        ("flac", "flac"), ("libmp3lame", "mp3"), ("aac", "ipod"), ("libopus", "ogg"),
+        ("libopus", "webm"), ("aac", "mp4"), ("aac", "matroska"),
+    ],
+)  # fmt: skip
+def test_whatever_the_container_the_words_are_there(  # ipod: what phones call m4a
     loaded: Child, clip: Path, tmp_path: Path, codec: str, container: str
 ) -> None:
     path = tmp_path / "recording.dat"  # it is the content that counts
