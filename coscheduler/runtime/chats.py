@@ -87,7 +87,7 @@ class _Group:
 
 
 class Chats:
-    """Implements `supervisor.Desk`."""
+    """Implements `runs.Desk`."""
 
     def __init__(
         self, settings: Settings, loop: Loop, supervisor: Supervisor, watchers: Watchers,
@@ -219,7 +219,7 @@ class Chats:
     # ---- what the supervisor says ------------------------------------------------------------
 
     def begin(self, job: str) -> tuple[Question, ...]:
-        """See `supervisor.Desk`."""
+        """See `runs.Desk`."""
         group, now_ms = self._groups[job], self._clock.now_ms()
         group.is_running, group.begun_ms = True, now_ms
         for call in group.calls.values():
@@ -227,12 +227,12 @@ class Chats:
         return tuple(call.question for call in group.calls.values())
 
     def end(self, job: str) -> None:
-        """See `supervisor.Desk`."""
+        """See `runs.Desk`."""
         if job in self._groups:
             self._groups[job].is_running = False
 
     def hear(self, reply: Reply) -> None:
-        """See `supervisor.Desk`."""
+        """See `runs.Desk`."""
         for group in self._groups.values():
             call = group.calls.get(reply.id)
             if call is None:

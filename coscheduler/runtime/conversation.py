@@ -47,6 +47,7 @@ class Conversation:
         self._resized: asyncio.Future[str | None] | None = None  # None: it has ended
         self._heard_ms = 0
         self._is_paused = False
+        self._end: Failure | None = None
 
     @property
     def engine(self) -> EngineName:
@@ -65,7 +66,7 @@ class Conversation:
         """
         if self.child.ended.done():
             gone = f"the {self.engine} engine ended between two requests"
-            raise ChildEnded(Failure("ENGINE_CRASHED", gone))
+            raise ChildEnded(self._end or Failure("ENGINE_CRASHED", gone))
         reply: asyncio.Future[msg.Answer] = asyncio.get_running_loop().create_future()
         self._reply = reply
         self.tell(request, *letters)
@@ -131,7 +132,8 @@ class Conversation:
         await asyncio.wait({self.child.ended}, timeout=PIPE_TO_END_SECONDS)
         self.child.end(Failure("ENGINE_CRASHED", f"{self.engine} closed its pipe"))
         status = await self.child.wait()
-        return self.child.doom or _crash(self.engine, status)
+        self._end = self.child.doom or _crash(self.engine, status)
+        return self._end
 
     def was_waited_for(self, failure: Failure) -> bool:
         """The child has ended: tell whoever waits for its answer; False when nobody did."""

@@ -6,15 +6,12 @@ the ledger with the process.
 """
 
 import asyncio
-import json
 import logging
-import shutil
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
-from coscheduler.chat import Broken, Ended, Letter, Question, Reply, Said
+from coscheduler.chat import Letter
 from coscheduler.config import MIB, Settings
 from coscheduler.core import events as ev
 from coscheduler.core.commands import (
@@ -30,16 +27,16 @@ from coscheduler.core.commands import (
     Stop,
     Unload,
 )
-from coscheduler.core.model import EngineDescription, EngineName, Failure, Job, Option, Stage
+from coscheduler.core.model import EngineDescription, EngineName, Failure, Job, Option
 from coscheduler.engines import messages as msg
-from coscheduler.engines.base import Task
 from coscheduler.errors import CoschedulerError
 from coscheduler.runtime.api import Progress
 from coscheduler.runtime.artifacts import Artifacts
 from coscheduler.runtime.children import Child, Children, start_ticks
 from coscheduler.runtime.clock import Clock
 from coscheduler.runtime.conversation import ChildEnded, Conversation, RequestFailed
-from coscheduler.runtime.meter import Meter, Peak
+from coscheduler.runtime.meter import Meter
+from coscheduler.runtime.runs import Desk, Runs
 
 log = logging.getLogger(__name__)
 
@@ -76,22 +73,6 @@ class ProcessBook(Protocol):
         ...
 
 
-class Desk(Protocol):
-    """Where the requests of conversations are kept until they are answered (`Chats`)."""
-
-    def begin(self, job: str) -> tuple[Question, ...]:
-        """A run begins: the requests that it is to answer. Others are sent by `write`."""
-        ...
-
-    def hear(self, reply: Reply) -> None:
-        """The engine says something to a request."""
-        ...
-
-    def end(self, job: str) -> None:
-        """The run is over; what is not answered waits for the next one."""
-        ...
-
-
 class Supervisor:
     """All engine processes of the daemon."""
 
@@ -115,17 +96,15 @@ class Supervisor:
         self._live: dict[EngineName, Conversation] = {}
         self._descriptions: dict[EngineName, EngineDescription] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._on_progress: dict[EngineName, Callable[[msg.TaskProgress], None]] = {}
-        self._jobs: dict[EngineName, str] = {}  # what runs there
         self._at_work: set[EngineName] = set()  # a command is being carried out
         self._deaths_at_work: dict[EngineName, Failure] = {}  # within it, not told yet
         self._undelivered_deaths: set[EngineName] = set()
         self._closing = False
-        self._desk: Desk | None = None
+        self._runs = Runs(meter, artifacts, listener.progress, self._limits.slice_ms_max)
 
     def attach(self, desk: Desk) -> None:
         """Who keeps the requests of conversations."""
-        self._desk = desk
+        self._runs.desk = desk
 
     # ---- what may be asked -------------------------------------------------------------------
 
@@ -258,7 +237,7 @@ class Supervisor:
         try:
             if not child.is_started:
                 await self._start(talk)
-            await self._ask(talk, msg.LoadOption(self._option(command)), self._limits.load_ms_max)
+            await talk.ask(msg.LoadOption(self._option(command)), self._limits.load_ms_max)
         except RequestFailed as failed:
             context_bytes = child.context_bytes
             return ev.LoadFailed(command.engine, failed.failure, failed.is_retryable, context_bytes)
@@ -269,119 +248,19 @@ class Supervisor:
     async def _start(self, talk: Conversation) -> None:
         """Let the child take its context, and measure it."""
         child = talk.child
-        await self._ask(talk, msg.Start(), self._limits.start_ms_max)
+        await talk.ask(msg.Start(), self._limits.start_ms_max)
         child.context_bytes = self._used(talk)
         child.is_started = True
         model = self._descriptions[child.engine].model
         await self._book.put_measurement(child.engine, model, "context", child.context_bytes)
 
+    async def _run(self, command: Run, job: Job) -> ev.Event:
+        option = self._option(command) if command.option else None
+        return await self._runs.run(self._there(command.engine), command, job, option)
+
     def _option(self, command: Load | Run | Resize) -> Option:
         options = self._descriptions[command.engine].options
         return next(option for option in options if option.name == command.option)
-
-    async def _run(self, command: Run, job: Job) -> ev.Event:
-        talk = self._there(command.engine)
-        peak = Peak(lambda: max(0, self._used(talk) - talk.child.context_bytes))
-        if not job.is_durable:
-            return await self._run_chats(command, job, talk, peak)
-        note = self._noting(talk, peak)
-
-        def on_slice(slice_: msg.TaskProgress) -> None:
-            note(slice_)
-            progress = Progress(command.stage_index, slice_.done, slice_.total, slice_.note)
-            self._listener.progress(job.name, progress)
-
-        try:
-            task = self._task(job, command.stage_index)
-        except OSError as error:  # a disk that is full fails the stage, not the engine
-            failure = Failure("WORK_DIR_FAILED", f"making a folder for the results failed: {error}")
-            return ev.StageFailed(command.engine, job.name, failure, True, 0)
-        self._on_progress[command.engine] = on_slice
-        self._jobs[command.engine] = job.name
-        try:
-            async with peak:
-                request = msg.RunTask(task, self._other_option(command))
-                answer = await self._ask(talk, request, self._limits.slice_ms_max)
-            if isinstance(answer, msg.TaskDone):
-                note(answer)
-            return await self._finished(command, task, answer, peak.bytes)
-        except RequestFailed as failed:
-            return ev.StageFailed(
-                command.engine, job.name, failed.failure, failed.is_retryable, peak.bytes
-            )
-        finally:
-            del self._on_progress[command.engine]
-            await asyncio.to_thread(shutil.rmtree, task.output_dir, True)
-
-    def _noting(self, talk: Conversation, peak: Peak) -> Callable[[msg.TaskReport], None]:
-        """Take in what the child has read of itself."""
-
-        def note(answer: msg.TaskReport) -> None:
-            child = talk.child
-            held = self._meter.reported_bytes(answer.anonymous_bytes, child.baseline_bytes)
-            peak.note(held - child.context_bytes)
-
-        return note
-
-    async def _run_chats(self, command: Run, job: Job, talk: Conversation, peak: Peak) -> ev.Event:
-        """Hold the conversations of a job; their answers go to the desk."""
-        assert self._desk is not None
-        note = self._noting(talk, peak)
-        questions = self._desk.begin(job.name)
-        stage = job.stages[command.stage_index]
-        task = Task(job.name, stage.kind, {}, Path(), Path(), stage.duration_ms)
-        request = msg.RunTask(task, self._other_option(command), len(questions))
-        self._on_progress[command.engine] = note
-        self._jobs[command.engine] = job.name
-        try:
-            async with peak:
-                answer = await self._ask(talk, request, self._limits.slice_ms_max, questions)
-            if isinstance(answer, msg.TaskStopped):
-                return ev.StageStopped(command.engine, job.name)
-            assert isinstance(answer, msg.TaskDone)
-            note(answer)
-            numbers = tuple(sorted(answer.result.numbers.items()))
-            return ev.StageDone(command.engine, job.name, (), (), peak.bytes, numbers)
-        except RequestFailed as failed:
-            return ev.StageFailed(
-                command.engine, job.name, failed.failure, failed.is_retryable, peak.bytes
-            )
-        finally:
-            self._desk.end(job.name)
-            del self._on_progress[command.engine]
-
-    def _other_option(self, command: Run) -> Option | None:
-        """The option that the run is to switch to, if any."""
-        return self._option(command) if command.option else None
-
-    def _task(self, job: Job, stage_index: int) -> Task:
-        stage: Stage = job.stages[stage_index]
-        return Task(
-            job=job.name,
-            stage=stage.kind,
-            parameters=json.loads(stage.parameters_json),
-            input_path=self._artifacts.path(stage.input.artifact),
-            output_dir=self._artifacts.make_work_dir(job.name, stage_index),
-            duration_ms=stage.duration_ms,
-            resume_dir=self._artifacts.make_resume_dir(job.name, stage_index),
-        )
-
-    async def _finished(
-        self, command: Run, task: Task, answer: msg.Answer, peak_bytes: int
-    ) -> ev.Event:
-        """Keep the results; a disk that fails here fails the stage, not the engine."""
-        if isinstance(answer, msg.TaskStopped):
-            return ev.StageStopped(command.engine, command.job)
-        assert isinstance(answer, msg.TaskDone)
-        try:
-            outputs = await self._artifacts.adopt(
-                command.job, task.output_dir, answer.result, task.duration_ms
-            )
-        except (OSError, CoschedulerError) as error:
-            failure = Failure("RESULT_NOT_STORED", f"keeping the results failed: {error}")
-            return ev.StageFailed(command.engine, command.job, failure, True, peak_bytes)
-        notes, numbers = answer.result.notes, tuple(sorted(answer.result.numbers.items()))
-        return ev.StageDone(command.engine, command.job, outputs, notes, peak_bytes, numbers)
 
     def _tell_task(self, engine: EngineName, request: msg.Request) -> None:
         """Pause or resume what runs there; a task that has just ended ignores it."""
@@ -413,7 +292,7 @@ class Supervisor:
         talk = self._there(engine)
         held = self._used(talk) - talk.child.context_bytes
         try:
-            await self._ask(talk, msg.UnloadOption(), self._limits.load_ms_max)
+            await talk.ask(msg.UnloadOption(), self._limits.load_ms_max)
         except RequestFailed as failed:
             await self._end(engine, failed.failure)
             return ev.EngineDied(engine, failed.failure)
@@ -460,18 +339,6 @@ class Supervisor:
             return talk
         raise ChildEnded(Failure("ENGINE_CRASHED", f"the {engine} engine is gone"))
 
-    async def _ask(
-        self,
-        talk: Conversation,
-        request: msg.Request,
-        silence_ms_max: int,
-        letters: Sequence[Letter] = (),
-    ) -> msg.Answer:
-        """As `Conversation.ask`, of a child that may have died within the command at hand."""
-        if talk.child.ended.done() and (why := self._deaths_at_work.get(talk.engine)):
-            raise ChildEnded(why)
-        return await talk.ask(request, silence_ms_max, letters)
-
     def _talk_with(self, child: Child) -> Conversation:
         talk = Conversation(child, self._clock, lambda answer: self._hear(child.engine, answer))
         self._go(self._attend(talk))
@@ -491,13 +358,10 @@ class Supervisor:
             self._tell_death(engine, failure)
 
     def _hear(self, engine: EngineName, answer: msg.Answer) -> None:
-        if isinstance(answer, msg.TaskProgress):
-            if on_progress := self._on_progress.get(engine):
-                on_progress(answer)
-        elif isinstance(answer, msg.TaskPaused):
-            self._post(ev.Paused(engine, self._jobs[engine]))
-        elif isinstance(answer, Said | Ended | Broken) and self._desk is not None:
-            self._desk.hear(answer)
+        if isinstance(answer, msg.TaskPaused):
+            self._post(ev.Paused(engine, self._runs.job_on(engine)))
+        else:
+            self._runs.hear(engine, answer)
 
     async def _end(self, engine: EngineName, why: Failure) -> None:
         """End the engine's process on purpose and wait until it is gone."""
