@@ -30,9 +30,10 @@ from coscheduler.client import (
 from coscheduler.core.model import Job, Stage
 from coscheduler.demo import __main__ as demo
 from coscheduler.demo import report
-from coscheduler.demo.__main__ import CONFIG, RECORDING
 
 ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "configs" / "tiny.toml"
+RECORDING = ROOT / "coscheduler" / "demo" / "meeting.flac"
 ROLES = {
     "target.wav", "residual.wav", "transcript.json", "transcript.srt", "transcript.vtt",
     "transcript.txt", "transcript.tsv", "analysis.json", "metrics.json",
@@ -41,7 +42,7 @@ ROLES = {
 
 @pytest.fixture(scope="module")
 def address(tiny_models: Path) -> Iterator[str]:
-    """A daemon with `configs/demo.toml`, as the demonstration starts it."""
+    """A daemon with `configs/tiny.toml`, as the demonstration starts it."""
     with private.started(CONFIG) as address:
         yield address
 
@@ -84,7 +85,8 @@ def test_readme_example_runs(address: str, tmp_path: Path, index: int, expected:
 
 @pytest.mark.timeout(300)
 def test_demo_beside_another_daemon(address: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "coscheduler.demo", "--json", "--out", str(tmp_path)]
+    given = ["--config", CONFIG, "--recording", RECORDING, "--out", tmp_path]
+    command = [sys.executable, "-m", "coscheduler.demo", "--json", *map(str, given)]
     wide = os.environ | {"COLUMNS": "160"}
     answer = subprocess.run(command, capture_output=True, text=True, check=False, env=wide)
     assert answer.returncode == 0, answer.stderr[-3000:]
@@ -143,7 +145,8 @@ def test_an_interrupt_cancels_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path:
             return queued
 
     with pytest.raises(KeyboardInterrupt):
-        demo.run(Interrupted("unix:/nowhere"), Watching(Console(file=io.StringIO())), tmp_path)
+        view = Watching(Console(file=io.StringIO()))
+        demo.run(Interrupted("unix:/nowhere"), view, RECORDING, tmp_path)
     assert calls == ["jobs/1"]
 
 

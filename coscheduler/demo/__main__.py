@@ -1,6 +1,6 @@
 """The demonstration, as `scripts/demo` runs it: a daemon, one recording, three stages, the results.
 
-    python -m coscheduler.demo [--json] [--out DIR]
+    python -m coscheduler.demo [--json] [--out DIR] [--config FILE] [--recording FILE]
 
 With `--json` people's text goes to stderr, and the last line on stdout is the job's metrics as one
 JSON object. Exit codes are those of `coscheduler run`.
@@ -23,7 +23,7 @@ from coscheduler.errors import CoschedulerError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = ROOT / "configs" / "demo.toml"
-RECORDING = Path(__file__).resolve().parent / "meeting.flac"
+RECORDING = Path(__file__).resolve().parent / "planning.flac"
 
 
 def main(arguments: list[str]) -> int:
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _leave)
     started_s = time.monotonic()
     try:
-        result = _serve_and_run(console, options.out / RECORDING.stem)
+        result = _serve_and_run(console, options)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except CoschedulerError as error:
@@ -51,6 +51,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/demo", description="Show what coscheduler does.")
     parser.add_argument("--json", action="store_true", help="metrics on the last line of stdout")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo", help="for the results")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="other models (%(default)s)")
+    parser.add_argument("--recording", type=Path, default=RECORDING, help="another (%(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -59,19 +61,20 @@ def _leave(signal_number: int, frame: object) -> None:
     raise SystemExit(128 + signal_number)
 
 
-def _serve_and_run(console: Console, folder: Path) -> RunResult:
+def _serve_and_run(console: Console, options: argparse.Namespace) -> RunResult:
     """The daemon has a socket and a store of its own: another one may be at work meanwhile."""
-    console.print("Starting a daemon with configs/demo.toml: tiny models on the processor.")
-    with private.started(CONFIG) as address, Client(address) as client, Watching(console) as view:
-        console.print(f"It listens on {address}. Sending it {RECORDING.name}.")
-        return run(client, view, folder)
+    path, config = options.recording, options.config
+    console.print(f"Starting a daemon with {config.name}: small models on the processor.")
+    with private.started(config) as address, Client(address) as client, Watching(console) as view:
+        console.print(f"It listens on {address}. Sending it {path.name}.")
+        return run(client, view, path, options.out / path.stem)
 
 
-def run(client: Client, view: Watching, folder: Path) -> RunResult:
+def run(client: Client, view: Watching, path: Path, folder: Path) -> RunResult:
     """One recording through three stages; the files go to `folder`."""
-    title = RECORDING.name
-    recording = client.upload(RECORDING, lambda done, total: view.upload(title, done, total))
-    snapshot = client.create_job(_request(recording.name))
+    title = path.name
+    recording = client.upload(path, lambda done, total: view.upload(title, done, total))
+    snapshot = client.create_job(_request(recording.name, title))
     try:
         for update in client.watch_job(snapshot.job.name):
             snapshot = update
@@ -83,14 +86,14 @@ def run(client: Client, view: Watching, folder: Path) -> RunResult:
     return RunResult(snapshot, client.fetch(snapshot, folder))
 
 
-def _request(recording: str) -> JobRequest:
+def _request(recording: str, title: str) -> JobRequest:
     """Separate, transcribe, analyze. The transcript is made of the recording itself: what a model
     with random weights pulls out of it is noise, in which no speech would be found.
     """
     source = InputRef(artifact=recording)
     return JobRequest(
         request_id=str(uuid.uuid4()),
-        title=RECORDING.name,
+        title=title,
         source=source,
         stages=(
             StageRequest(StageKind.SEPARATE, {"prompt": "speech"}),

@@ -13,8 +13,8 @@ from coscheduler.client import RunResult
 LINES_MAX = 20
 
 NEXT_STEPS = """\
-The models are tiny and their weights are random, so the words above mean nothing;
-files, formats, memory and scheduling are the real ones. With real models:
+These models were trained on synthetic speech and know some 250 words; what is not among
+them they do not hear. coscheduler/demo/trained/README.md says how good they are. With others:
 
   1. put them where configs/cpu.toml, 24gb.toml or 4gb.toml says, or edit a copy
   2. .venv/bin/coscheduler serve --config configs/24gb.toml

@@ -23,11 +23,12 @@ from coscheduler.demo import tiny_aligner
 from train import corpus, sentences, training, windows
 from train.recogniser import CLIPS, UTTERANCES
 from train.speech import RATE_HZ
-from train.windows import Window
+from train.windows import Loudness, Window
 
 hf: Any = transformers  # its classes are untyped
 NAME = "aligner-demo"
-BATCH, SECONDS_MAX, SENTENCES_MAX = 12, 5.0, 2
+BATCH, SECONDS_MAX, SENTENCES_MAX = 12, 4.0, 1
+LOUDNESS = Loudness(0.4, (8.0, 25.0))
 HOP, FIRST = 320, 200  # samples from frame to frame; the middle of the first
 _BLANK_WEIGHT, _CTC_WEIGHT = 0.25, 0.3
 _CODES = {token.lower(): code for code, token in enumerate(tiny_aligner.VOCABULARY)}
@@ -143,7 +144,9 @@ class Windows:
 
     def __call__(self, rng: np.random.Generator, share: float) -> dict[str, Tensor]:
         """See `training.Losses`."""
-        drawn = [windows.draw(self.data, rng, SECONDS_MAX, SENTENCES_MAX) for _ in range(BATCH)]
+        drawn = [
+            windows.draw(self.data, rng, SECONDS_MAX, SENTENCES_MAX, LOUDNESS) for _ in range(BATCH)
+        ]
         made = batch(drawn)
         made = Batch(**{name: value.to(self.device) for name, value in vars(made).items()})
         with torch.autocast(self.device, torch.bfloat16):

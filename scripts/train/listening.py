@@ -1,5 +1,6 @@
 """Recordings through the transcription engine itself, as a job would go."""
 
+import itertools
 import json
 import tempfile
 import wave
@@ -84,8 +85,16 @@ def read(path: Path) -> Written:
     return Written(
         " ".join(segment["text"].strip() for segment in segments),
         tuple(Word(entry["word"], entry["start"], entry["end"]) for entry in timed),
-        tuple(Label(e["start"], e["end"], e["speaker"]) for e in timed if "speaker" in e),
+        tuple(label for segment in segments for label in _labels(segment)),
     )
+
+
+def _labels(segment: dict[str, Any]) -> Iterator[Label]:
+    """Who speaks within a segment: from the first word of somebody to the last before another."""
+    timed = [word for word in segment.get("words", ()) if "speaker" in word and "start" in word]
+    for speaker, words in itertools.groupby(timed, lambda word: str(word["speaker"])):
+        said = list(words)
+        yield Label(said[0]["start"], said[-1]["end"], speaker)
 
 
 def write_wav(path: Path, samples: Samples, rate_hz: int) -> None:

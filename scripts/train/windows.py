@@ -14,9 +14,19 @@ from train.speech import RATE_HZ, Samples, Spoken, Word
 
 LEVEL = 0.1  # root mean square of speech before the gain
 _GAIN_DB = (-14.0, 4.0)
-_SNR_DB = (0.0, 20.0)
-_EMPTY_SHARE, _CUT_SHARE, _SPEED_SHARE, _BACKGROUND_SHARE = 0.04, 0.2, 0.5, 0.6
+_EMPTY_SHARE, _CUT_SHARE, _SPEED_SHARE = 0.04, 0.2, 0.5
 _MARGIN_SECONDS = 0.03  # what speech detection leaves around speech
+
+
+@dataclass(frozen=True)
+class Loudness:
+    """How often there is a background, and how far below the speech in dB."""
+
+    share: float = 0.6
+    snr_db: tuple[float, float] = (0.0, 20.0)
+
+
+LOUD = Loudness()
 
 
 @dataclass(frozen=True)
@@ -32,15 +42,21 @@ class Window:
         return tuple(word for sentence in self.sentences for word in sentence)
 
 
-def draw(corpus: Corpus, rng: np.random.Generator, seconds_max: float, sentences: int) -> Window:
+def draw(
+    corpus: Corpus,
+    rng: np.random.Generator,
+    seconds_max: float,
+    sentences: int,
+    loudness: Loudness = LOUD,
+) -> Window:
     """A window of up to `seconds_max` and up to `sentences` sentences."""
     if rng.random() < _EMPTY_SHARE:
         return Window(_background(corpus, rng, rng.uniform(1.0, seconds_max)), ())
     window = _joined(corpus, rng, seconds_max, int(rng.integers(1, sentences + 1)))
     samples = window.samples
-    if rng.random() < _BACKGROUND_SHARE:
+    if rng.random() < loudness.share:
         other = corpus.sound(rng, len(samples))
-        samples = sounds.mixed(samples, other, rng.uniform(*_SNR_DB))
+        samples = sounds.mixed(samples, other, rng.uniform(*loudness.snr_db))
     gain = np.float32(10 ** (rng.uniform(*_GAIN_DB) / 20))
     return replace(window, samples=np.clip(samples * gain, -1.0, 1.0))
 
