@@ -85,7 +85,7 @@ def find_config(given: Path | None) -> Path | None:
     if not demo.exists():
         return None
     notice(
-        f"There is no config: using {demo}, whose tiny models have random weights. "
+        f"There is no config: using {demo}, whose small models know synthetic speech. "
         f"Pass --config FILE, or write {own}, for real ones."
     )
     return demo
