@@ -153,6 +153,8 @@ class Promises:
         first = next(iter(scheduler.jobs), None)
         if first is None or scheduler.is_draining or not self._could_run(first):
             return
+        if not self._fits_now(first):
+            return  # other programs hold what is missing: nobody gives way for that
         engine = scheduler.engines[ENGINE_OF[first.stages[current_index(first)].kind]]
         if engine.phase is Phase.RUNNING and self._is_lower(engine, first):
             stage = self._stage(engine)
@@ -163,6 +165,17 @@ class Promises:
             lower = [state for state in running if self._is_lower(state, first)]
             asked = any(state.asked or state.target for state in running)
             assert not lower or asked, "no slot is made free"
+
+    def _fits_now(self, job: Job) -> bool:
+        """Is there an option that is good enough and fits beside what other programs hold?"""
+        stage = job.stages[current_index(job)]
+        description = self._world.descriptions[ENGINE_OF[stage.kind]]
+        free = self._world.scheduler.ledger.capacity_bytes - description.context_bytes
+        return any(
+            option.peak_bytes(stage.duration_ms) <= free
+            for option in description.options
+            if job.quality_min is None or option.quality_tier <= job.quality_min
+        )
 
     def _is_lower(self, state: EngineState, first: Job) -> bool:
         other = self._world.scheduler.job(state.job)
