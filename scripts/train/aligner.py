@@ -1,6 +1,6 @@
 """Train a tiny wav2vec2 that says when each letter of a known text is spoken.
 
-    python scripts/train aligner --minutes 5 --work .train
+    python scripts/train aligner --minutes 6.2 --work .train
 
 Every letter has one frame: the first of a word lies where the word begins, the others follow
 evenly, and `|` lies where it ends. So a forced alignment, which looks for the first frame of the
@@ -163,7 +163,7 @@ def write(net: Any, folder: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Train, and export where that is asked for."""
-    options = training.parser("aligner", __doc__ or "", 5).parse_args(arguments)
+    options = training.parser("aligner", __doc__ or "", 6.2).parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     net = model().to(options.device).train()

@@ -44,6 +44,14 @@ def test_words_are_recognised(row: dict[str, Any]) -> None:
     assert row["word_error_rate"] <= 0.1
 
 
+def test_words_begin_where_they_are_spoken(row: dict[str, Any]) -> None:
+    assert row["start_error_ms"] <= 40
+
+
+def test_speakers_are_told_apart(row: dict[str, Any]) -> None:
+    assert row["speaker_error"] <= 0.15
+
+
 def test_every_sentence_of_the_recording_is_held_out() -> None:
     turns = demo_meeting.read_turns(RECORDING)
     assert {turn.speaker for turn in turns} == {0, 1}
