@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coscheduler.engines.streaming import heap
 from coscheduler.engines.transcription.libraries import module
 
 SAMPLE_RATE_HZ = 16_000
 WINDOWS_PER_BATCH = {"cpu": 8, "cuda": 32}  # 32, the pipeline's own, takes 180 MiB
+
+BATCHES_PER_TRIM = 64
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ def _window_scores(
         part = np.pad(part, (0, (last - first - 1) * step + size - len(part)))
         windows = torch.from_numpy(part).unfold(0, size, step)[:, None]
         found.append(inference.pre_aggregation_hook(inference.infer(windows)))
+        if len(found) % BATCHES_PER_TRIM == 0:
+            heap.trim()  # the scores that are kept leave holes
         yield last, count
     return np.vstack(found)
 

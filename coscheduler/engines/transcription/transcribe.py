@@ -34,6 +34,7 @@ Transcript = list[dict[str, Any]]
 
 SHARES = 1000  # progress is counted in these, each phase from one bound to the next
 _READ_SHARES, _SPEECH_SHARES, _TEXT_SHARES, _WORDS_SHARES = 50, 200, 700, 900
+_SEGMENTS_PER_TRIM = 16
 _READ_SLICE_SAMPLES = 60 * SAMPLE_RATE_HZ
 # What decides the text of a chunk, and which chunks there are.
 _DECIDING = {
@@ -107,8 +108,7 @@ class Transcription:
 
     def _begin(self, samples: Samples) -> Generator[Slice, None, Progress]:
         """Where the speech is and in which language."""
-        with reusing(footprint.REUSED_BYTES_MAX):
-            chunks = yield from self._detect(samples)
+        chunks = yield from self._detect(samples)
         self._give_back()
         with reusing(footprint.REUSED_BYTES_MAX):
             language = self._language(samples) if chunks else self._wanted.language
@@ -135,9 +135,10 @@ class Transcription:
         )
         if (wanted.vad_method or settings.vad_method) == "silero":
             steps = silero.chunks(samples, thresholds)
-        else:
-            steps = speech.chunks(self._loaded.pipeline.vad_model, samples, thresholds)
-        return (yield from _relayed(steps, _READ_SHARES, _SPEECH_SHARES, "detecting speech"))
+            return (yield from _relayed(steps, _READ_SHARES, _SPEECH_SHARES, "detecting speech"))
+        steps = speech.chunks(self._loaded.pipeline.vad_model, samples, thresholds)
+        with reusing(footprint.REUSED_BYTES_MAX):
+            return (yield from _relayed(steps, _READ_SHARES, _SPEECH_SHARES, "detecting speech"))
 
     def _language(self, samples: Samples) -> str:
         """The wanted language, or the one that the model hears in the first window."""
@@ -210,6 +211,8 @@ class Transcription:
         with reusing(footprint.REUSED_BYTES_MAX_OF_WORDS):
             for done, segment in enumerate(segments, start=1):
                 aligned += aligner.align(segment, samples, method, characters)
+                if done % _SEGMENTS_PER_TRIM == 0:
+                    heap.trim()  # what is kept of each segment leaves holes
                 yield _slice(_TEXT_SHARES, _WORDS_SHARES, done, len(segments), "aligning")
         all_words = [word for segment in aligned for word in segment["words"]]
         return {"segments": aligned, "word_segments": all_words, "language": language}

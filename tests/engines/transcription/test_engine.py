@@ -14,6 +14,8 @@ from coscheduler.core.model import total_bytes
 from coscheduler.engines import messages as msg
 from tests.engines.transcription.conftest import MEETING, Child, Ran
 
+pytestmark = pytest.mark.timeout(300)  # the first of them starts a process with torch
+
 
 @pytest.fixture(scope="module")
 def loaded(child: Child) -> Child:

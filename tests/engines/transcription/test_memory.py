@@ -9,6 +9,7 @@ from coscheduler.engines import messages as msg
 from tests.engines.transcription.conftest import MEETING, Child
 
 MIB = 1024 * 1024
+pytestmark = pytest.mark.timeout(300)  # the first of them may start a process with torch
 
 
 def assert_close(predicted: int, measured: int) -> None:
