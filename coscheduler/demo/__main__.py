@@ -98,7 +98,7 @@ def _request(recording: str, title: str) -> JobRequest:
         stages=(
             StageRequest(StageKind.SEPARATE, {"prompt": "speech"}),
             StageRequest(StageKind.TRANSCRIBE, {"language": "en"}, input=source),
-            StageRequest(StageKind.ANALYZE, {"template": "summary"}),
+            StageRequest(StageKind.ANALYZE, {"template": "actions"}),
         ),
     )
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
@@ -38,8 +39,19 @@ def next_steps() -> Panel:
 
 
 def _result_of(path: Path) -> str:
-    """The answer in an analysis file, without how it came about."""
-    return json.dumps(json.loads(path.read_text("utf-8"))["result"], indent=2, ensure_ascii=False)
+    """The answer in an analysis file, without how it came about: actions as lines, else JSON."""
+    result = json.loads(path.read_text("utf-8"))["result"]
+    if isinstance(result, dict) and "actions" in result:
+        return "\n".join(_action(action) for action in result["actions"])
+    return json.dumps(result, indent=2, ensure_ascii=False)
+
+
+def _action(action: dict[str, Any]) -> str:
+    """Who does what by when, and where in the recording that was said."""
+    due = f" (by {action['due']})" if action["due"] else ""
+    starts = [place["start_ms"] for place in action["cites"] if place["start_ms"] is not None]
+    at = f"{starts[0] // 60_000}:{starts[0] // 1000 % 60:02d}  " if starts else ""
+    return f"{at}{action['owner'] or 'somebody'}: {action['task']}{due}"
 
 
 def _panel(title: str, text: str) -> Panel:

@@ -1,0 +1,58 @@
+"""The shipped language model, run by the engine with its templates, on meetings it never read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coscheduler import demo
+from coscheduler.engines.analysis.engine import AnalysisEngine
+from tests.train import on_path
+
+with on_path():
+    from train import analyst_scores
+
+MODEL = Path(demo.__file__).parent / "trained" / "llm-demo" / "analyst-q8_0.gguf"
+MEETINGS = 12
+TALK = (
+    ("SPEAKER_00", "Today we talk about marketing and security."),
+    ("SPEAKER_01", "I will send the manual by Tuesday."),
+    ("SPEAKER_00", "We decided to change the presentation in October."),
+    ("SPEAKER_01", "Oscar, can you hire a driver by Monday?"),
+)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[AnalysisEngine]:
+    with analyst_scores.opened(MODEL, threads=1) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(("kind", "least"), [("known", 85.0), ("invented", 70.0)])
+def test_tasks_of_meetings_that_it_never_read(
+    engine: AnalysisEngine, kind: str, least: float
+) -> None:
+    found = analyst_scores.scores(engine, analyst_scores.meetings(MEETINGS, kind)).percent()
+    assert found["valid"] == 100
+    assert min(found["owner"], found["task"], found["due"]) >= least, found
+    assert found["precision"] >= least - 5, found
+
+
+def test_a_meeting_in_its_own_words(engine: AnalysisEngine) -> None:
+    segments = [
+        {"speaker": speaker, "text": text, "start": at, "end": at + 1}
+        for at, (speaker, text) in enumerate(TALK)
+    ]
+    transcript = {"segments": segments, "language": "en"}
+    answer = analyst_scores.ask(engine, "actions", transcript)
+    assert answer is not None
+    said = [(item["owner"], item["task"], item["due"]) for item in answer["actions"]]
+    assert said == [
+        ("SPEAKER_01", "send the manual", "Tuesday"),
+        ("Oscar", "hire a driver", "Monday"),
+    ]
+    summary = analyst_scores.ask(engine, "summary", transcript)
+    assert summary is not None
+    texts = [item["text"] for item in summary["summary"]]
+    assert "The meeting is about marketing and security." in texts
+    assert "It was decided to change the presentation in October." in texts
