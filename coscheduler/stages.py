@@ -72,7 +72,8 @@ class SeparateParameters(_Parameters):
     `redraws_max` further seeds are tried. A residual of "mixture-minus-target" adds up with the
     target to the recording exactly; the generated one may sound cleaner. `watermark`: mark target
     and generated residual inaudibly as made by the model, as Meta's code always does; the 16 bits
-    of the mark follow from the seed. `sample_rate_hz` None: the model's own rate, 48 kHz.
+    of the mark follow from the seed. `sample_rate_hz` None: the model's own rate, which is 48 kHz
+    for the published ones.
     """
 
     prompt: Annotated[str, Field(min_length=1, max_length=2000)]
