@@ -338,8 +338,15 @@ def _tokenizer() -> Tokenizer:
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [(f"\u2581{word}", -6.0) for word in WORDS.split()]
     pieces += [(chr(code), -10.0) for code in range(33, 127)] + [("\u2581", -9.0)]
+    return unigram_tokenizer(pieces, normalizers.NFKC())
+
+
+def unigram_tokenizer(pieces: list[tuple[str, float]], normalizer: Any) -> Tokenizer:
+    """A tokenizer as T5's from pieces with their scores, of which the third stands for the unknown:
+    the space is U+2581 before a word, and every text ends in "</s>".
+    """
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=False))
-    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(

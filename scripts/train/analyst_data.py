@@ -6,7 +6,6 @@ model learns to copy and not to choose from a list.
 """
 
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -397,8 +396,3 @@ def check(document: Document) -> None:
     json.loads(document.answer)
     for (a, b), (c, d) in document.copies:
         assert document.answer[a:b] == document.prompt[c:d], (document.answer[a:b], c, d)
-
-
-def fingerprint(document: Document) -> str:
-    """What tells two documents apart."""
-    return hashlib.sha256(document.text.encode()).hexdigest()

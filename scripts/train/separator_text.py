@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, normalizers
 
+from coscheduler.demo.tiny_sam_audio import unigram_tokenizer
 from train.separator_data import CLASSES
 
 TEXT_DIM, HEADS, HEAD_DIM, HIDDEN, LAYERS, BUCKETS = 32, 2, 16, 64, 1, 32
@@ -89,15 +90,8 @@ def _tokenizer(pieces: list[str]) -> Tokenizer:
     """A unigram tokenizer as T5's: words with U+2581 for the space in front, then letters."""
     scores = {piece: 0.0 if piece.startswith("<") and len(piece) > 1 else -6.0 for piece in pieces}
     scores |= {piece: -10.0 for piece in pieces if len(piece) == 1}
-    tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=2, byte_fallback=False))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 1)]
-    )
-    tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
-    return tokenizer
+    normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    return unigram_tokenizer(list(scores.items()), normalizer)
 
 
 def _write_json(path: Path, document: dict[str, object]) -> None:
