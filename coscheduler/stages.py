@@ -4,9 +4,10 @@ The wire, the command line and the engines all mean these fields. Unknown fields
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from coscheduler.core.model import StageKind
 from coscheduler.errors import InvalidInput
@@ -28,6 +29,8 @@ PieceMode = Literal["map", "refine", "tree"]
 
 
 VariableText = Annotated[str, Field(max_length=2000)]
+# It stands in brackets before what is said; <, > and line ends would break subtitles.
+SpeakerName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\[\]<>]{1,100}$")]
 
 
 class _Parameters(BaseModel):
@@ -87,6 +90,20 @@ class SeparateParameters(_Parameters):
     sample_rate_hz: Annotated[int, Field(ge=8_000, le=192_000)] | None = None
 
 
+class KnownSpeaker(_Parameters):
+    """Somebody's name, and a recording of nobody but them, as an artifact."""
+
+    name: SpeakerName
+    artifact: Annotated[str, Field(pattern=r"^artifacts/[0-9a-f]{32}$")]
+
+    @field_validator("name")
+    @classmethod
+    def _no_label(cls, name: str) -> str:
+        if not name.strip() or re.fullmatch(r"SPEAKER_\d+", name):
+            raise ValueError(f"{name!r} is no name: labels like SPEAKER_00 are of unknown speakers")
+        return name
+
+
 class TranscribeParameters(_Parameters):
     """Who said what, when. An empty `language` means: detect it. None: as the config has it.
 
@@ -94,6 +111,10 @@ class TranscribeParameters(_Parameters):
     `batch_size_max` bounds the batch that the memory allows; `beam_size` may not exceed that of the
     config, which is what memory is planned for. A translation is into English and has no word
     times; lines of subtitles are laid out by word, so that their options need word times.
+
+    `known_speakers` are looked for among the speakers: each clip's voice is compared with theirs by
+    cosine distance, and whoever is nearer than `speaker_distance_max` has the name. Several clips
+    of one name are averaged.
     """
 
     language: Annotated[str, Field(pattern=r"^([a-z]{2,3})?$")] = ""
@@ -119,6 +140,8 @@ class TranscribeParameters(_Parameters):
     speakers_min: Annotated[int, Field(ge=0, le=64)] = 0
     speakers_max: Annotated[int, Field(ge=0, le=64)] = 0
     speaker_embeddings: bool = False
+    known_speakers: Annotated[tuple[KnownSpeaker, ...], Field(max_length=64)] = ()
+    speaker_distance_max: Annotated[float, Field(gt=0, le=2)] = 0.5
     max_line_width: Annotated[int, Field(ge=1, le=1000)] | None = None  # characters
     max_line_count: Annotated[int, Field(ge=1, le=100)] | None = None
     highlight_words: bool = False
@@ -135,6 +158,12 @@ class TranscribeParameters(_Parameters):
             raise ValueError("lines and highlighted words need word times: align, and no translate")
         if self.max_line_count and not self.max_line_width:
             raise ValueError("max_line_count says nothing without max_line_width")
+        return self
+
+    @model_validator(mode="after")
+    def _names_need_speakers(self) -> "TranscribeParameters":
+        if self.known_speakers and not self.diarize:
+            raise ValueError("known speakers are found among the speakers: diarize must be true")
         return self
 
     @model_validator(mode="after")
@@ -195,6 +224,11 @@ def parse(kind: StageKind, values: dict[str, Any]) -> _Parameters:
     if isinstance(parsed, AnalyzeParameters) and parsed.template:
         _check_template(parsed.template)
     return parsed
+
+
+def named_artifacts(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The artifacts that a stage reads beside its input, by its checked parameters."""
+    return tuple(known["artifact"] for known in values.get("known_speakers", ()))
 
 
 def _check_template(name: str) -> None:

@@ -34,6 +34,8 @@ class Task:
     # Outlives an attempt: what an interrupted one leaves here, the next attempt at the same stage
     # (also of the next daemon) may go on from. Gone when the job is final. None: keep nothing.
     resume_dir: Path | None = None
+    # Where the artifacts are that the parameters name: artifact -> its file.
+    artifact_paths: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,8 @@ class ResizingEngine(Protocol):
 
     def resize(self, option: Option) -> None:
         """Hold what this option holds from now on; it is of the same family as what is loaded. Also
-        between two slices: then the running stage goes on, to the same result, and what it needs at
-        that moment may stay until the next slice.
+        between two slices: then the running stage goes on, to the same result. What it uses at that
+        moment may stay as long as the option's run lines count it, else until the next slice.
 
         Raises EngineFault OUT_OF_MEMORY when there is no room for more; then it is as it was. After
         any other error nothing can be done with the engine any more.

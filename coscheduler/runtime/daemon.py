@@ -363,7 +363,7 @@ class Daemon:
 
     def _check_unused(self, artifact: str) -> None:
         for job in self._scheduler.jobs:
-            if any(stage.input.artifact == artifact for stage in job.stages):
+            if any(intake.reads(stage, artifact) for stage in job.stages):
                 raise Refused(
                     "ARTIFACT_IN_USE",
                     f"{job.name} still needs {artifact}; cancel it or wait",

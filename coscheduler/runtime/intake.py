@@ -31,6 +31,7 @@ ROLES: dict[StageKind, tuple[str, ...]] = {
 AUDIO_ROLES = ROLES[StageKind.SEPARATE]
 REQUEST_ID_LENGTH_MAX = 128
 TITLE_LENGTH_MAX = 200
+CLIP_MS_MAX = 120_000  # of a known speaker's voice
 
 
 class Lookup(Protocol):
@@ -56,6 +57,8 @@ async def make_job(request: JobRequest, lookup: Lookup, now_ms: int) -> Job:
     made: list[Stage] = []
     for stage in request.stages:
         values = parameters.parse(stage.kind, stage.parameters).model_dump(mode="json")
+        for artifact in parameters.named_artifacts(values):
+            await _check_clip(artifact, lookup)
         ref = _input_of(stage, request, name, made)
         ref, duration_ms = await _resolve(stage.kind, ref, name, made, lookup)
         made.append(Stage(stage.kind, json.dumps(values), ref, duration_ms))
@@ -80,6 +83,26 @@ async def resolve_after_restart(job: Job, lookup: Lookup) -> Job:
             ref, _ = await _from_job(ref, lookup)
         resolved.append(replace(stage, input=ref))
     return replace(job, stages=tuple(resolved))
+
+
+def reads(stage: Stage, artifact: str) -> bool:
+    """Whether a stage needs an artifact, as its input or beside it."""
+    named = parameters.named_artifacts(json.loads(stage.parameters_json))
+    return artifact == stage.input.artifact or artifact in named
+
+
+async def _check_clip(name: str, lookup: Lookup) -> None:
+    """A clip of a known speaker: a recording, and no longer than the engine has memory for."""
+    artifact = await lookup.get_artifact(name)
+    if artifact.audio is None:
+        _raise_mismatch(StageKind.TRANSCRIBE, f"{name} of kind {artifact.kind}, a speaker's clip")
+    elif artifact.audio.duration_ms > CLIP_MS_MAX:
+        raise InvalidInput(
+            "SPEAKER_CLIP_TOO_LONG",
+            f"the clip {name} has {artifact.audio.duration_ms} ms; at most {CLIP_MS_MAX} are "
+            "compared, and a tenth of that is enough",
+            artifact=name, duration_ms=artifact.audio.duration_ms, duration_ms_max=CLIP_MS_MAX,
+        )  # fmt: skip
 
 
 def _check_texts(request: JobRequest) -> None:

@@ -18,6 +18,7 @@ from coscheduler.runtime.api import Progress
 from coscheduler.runtime.artifacts import Artifacts
 from coscheduler.runtime.conversation import Conversation, RequestFailed
 from coscheduler.runtime.meter import Meter, Peak
+from coscheduler.stages import named_artifacts
 
 OnProgress = Callable[[str, Progress], None]  # of a job
 
@@ -118,14 +119,18 @@ class Runs:
 
     def _task(self, job: Job, stage_index: int) -> Task:
         stage: Stage = job.stages[stage_index]
+        parameters = json.loads(stage.parameters_json)
         return Task(
             job=job.name,
             stage=stage.kind,
-            parameters=json.loads(stage.parameters_json),
+            parameters=parameters,
             input_path=self._artifacts.path(stage.input.artifact),
             output_dir=self._artifacts.make_work_dir(job.name, stage_index),
             duration_ms=stage.duration_ms,
             resume_dir=self._artifacts.make_resume_dir(job.name, stage_index),
+            artifact_paths={
+                name: self._artifacts.path(name) for name in named_artifacts(parameters)
+            },
         )
 
     async def _finished(

@@ -764,6 +764,8 @@ class TranscribeParameters(_message.Message):
     LINE_CHARACTER_MAX_COUNT_FIELD_NUMBER: _builtins.int
     LINE_MAX_COUNT_FIELD_NUMBER: _builtins.int
     HIGHLIGHT_WORDS_FIELD_NUMBER: _builtins.int
+    KNOWN_SPEAKERS_FIELD_NUMBER: _builtins.int
+    SPEAKER_DISTANCE_MAX_FIELD_NUMBER: _builtins.int
     language: _builtins.str
     """ISO 639 code of the language, for example "en"; empty means: detect it."""
     align: _builtins.bool
@@ -812,6 +814,10 @@ class TranscribeParameters(_message.Message):
     """Most lines in a subtitle, 1 to 100; with line_character_max_count only. Absent: no bound."""
     highlight_words: _builtins.bool
     """Whether subtitles underline each word as it is said."""
+    speaker_distance_max: _builtins.float
+    """Greatest cosine distance between a clip and the speaker that gets its name, above 0 to 2.
+    Absent means 0.5.
+    """
     @_builtins.property
     def formats(self) -> _containers.RepeatedScalarFieldContainer[Global___TranscriptFormat.ValueType]:
         """Which files to write; none means json, srt, vtt, txt and tsv."""
@@ -819,6 +825,12 @@ class TranscribeParameters(_message.Message):
     @_builtins.property
     def suppress_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens that are never written; -1 stands for the model's own list. None means -1."""
+
+    @_builtins.property
+    def known_speakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownSpeaker]:
+        """Voices to give names to: each clip is compared with the speakers that were told apart. 64 at
+        most; several clips of one name are averaged. Needs diarize.
+        """
 
     def __init__(
         self,
@@ -849,10 +861,12 @@ class TranscribeParameters(_message.Message):
         line_character_max_count: _builtins.int | None = ...,
         line_max_count: _builtins.int | None = ...,
         highlight_words: _builtins.bool = ...,
+        known_speakers: _abc.Iterable[Global___KnownSpeaker] | None = ...,
+        speaker_distance_max: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_align", b"_align", "_batch_max_count", b"_batch_max_count", "_beam_count", b"_beam_count", "_chunk_ms", b"_chunk_ms", "_diarize", b"_diarize", "_length_penalty", b"_length_penalty", "_line_character_max_count", b"_line_character_max_count", "_line_max_count", b"_line_max_count", "_patience", b"_patience", "_vad_offset", b"_vad_offset", "_vad_onset", b"_vad_onset", "align", b"align", "batch_max_count", b"batch_max_count", "beam_count", b"beam_count", "chunk_ms", b"chunk_ms", "diarize", b"diarize", "length_penalty", b"length_penalty", "line_character_max_count", b"line_character_max_count", "line_max_count", b"line_max_count", "patience", b"patience", "vad_offset", b"vad_offset", "vad_onset", b"vad_onset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_align", b"_align", "_batch_max_count", b"_batch_max_count", "_beam_count", b"_beam_count", "_chunk_ms", b"_chunk_ms", "_diarize", b"_diarize", "_length_penalty", b"_length_penalty", "_line_character_max_count", b"_line_character_max_count", "_line_max_count", b"_line_max_count", "_patience", b"_patience", "_speaker_distance_max", b"_speaker_distance_max", "_vad_offset", b"_vad_offset", "_vad_onset", b"_vad_onset", "align", b"align", "batch_max_count", b"batch_max_count", "beam_count", b"beam_count", "chunk_ms", b"chunk_ms", "diarize", b"diarize", "length_penalty", b"length_penalty", "line_character_max_count", b"line_character_max_count", "line_max_count", b"line_max_count", "patience", b"patience", "speaker_distance_max", b"speaker_distance_max", "vad_offset", b"vad_offset", "vad_onset", b"vad_onset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_align", b"_align", "_batch_max_count", b"_batch_max_count", "_beam_count", b"_beam_count", "_chunk_ms", b"_chunk_ms", "_diarize", b"_diarize", "_length_penalty", b"_length_penalty", "_line_character_max_count", b"_line_character_max_count", "_line_max_count", b"_line_max_count", "_patience", b"_patience", "_vad_offset", b"_vad_offset", "_vad_onset", b"_vad_onset", "align", b"align", "batch_max_count", b"batch_max_count", "beam_count", b"beam_count", "char_alignments", b"char_alignments", "chunk_ms", b"chunk_ms", "diarize", b"diarize", "formats", b"formats", "highlight_words", b"highlight_words", "hotwords", b"hotwords", "initial_prompt", b"initial_prompt", "interpolate_method", b"interpolate_method", "language", b"language", "length_penalty", b"length_penalty", "line_character_max_count", b"line_character_max_count", "line_max_count", b"line_max_count", "patience", b"patience", "speaker_count", b"speaker_count", "speaker_embeddings", b"speaker_embeddings", "speakers_max_count", b"speakers_max_count", "speakers_min_count", b"speakers_min_count", "suppress_numerals", b"suppress_numerals", "suppress_tokens", b"suppress_tokens", "task", b"task", "vad_method", b"vad_method", "vad_offset", b"vad_offset", "vad_onset", b"vad_onset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_align", b"_align", "_batch_max_count", b"_batch_max_count", "_beam_count", b"_beam_count", "_chunk_ms", b"_chunk_ms", "_diarize", b"_diarize", "_length_penalty", b"_length_penalty", "_line_character_max_count", b"_line_character_max_count", "_line_max_count", b"_line_max_count", "_patience", b"_patience", "_speaker_distance_max", b"_speaker_distance_max", "_vad_offset", b"_vad_offset", "_vad_onset", b"_vad_onset", "align", b"align", "batch_max_count", b"batch_max_count", "beam_count", b"beam_count", "char_alignments", b"char_alignments", "chunk_ms", b"chunk_ms", "diarize", b"diarize", "formats", b"formats", "highlight_words", b"highlight_words", "hotwords", b"hotwords", "initial_prompt", b"initial_prompt", "interpolate_method", b"interpolate_method", "known_speakers", b"known_speakers", "language", b"language", "length_penalty", b"length_penalty", "line_character_max_count", b"line_character_max_count", "line_max_count", b"line_max_count", "patience", b"patience", "speaker_count", b"speaker_count", "speaker_distance_max", b"speaker_distance_max", "speaker_embeddings", b"speaker_embeddings", "speakers_max_count", b"speakers_max_count", "speakers_min_count", b"speakers_min_count", "suppress_numerals", b"suppress_numerals", "suppress_tokens", b"suppress_tokens", "task", b"task", "vad_method", b"vad_method", "vad_offset", b"vad_offset", "vad_onset", b"vad_onset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__align: _TypeAlias = _typing.Literal["align"]  # noqa: Y015
     _WhichOneofArgType__align: _TypeAlias = _typing.Literal["_align", b"_align"]  # noqa: Y015
@@ -872,6 +886,8 @@ class TranscribeParameters(_message.Message):
     _WhichOneofArgType__line_max_count: _TypeAlias = _typing.Literal["_line_max_count", b"_line_max_count"]  # noqa: Y015
     _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
     _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    _WhichOneofReturnType__speaker_distance_max: _TypeAlias = _typing.Literal["speaker_distance_max"]  # noqa: Y015
+    _WhichOneofArgType__speaker_distance_max: _TypeAlias = _typing.Literal["_speaker_distance_max", b"_speaker_distance_max"]  # noqa: Y015
     _WhichOneofReturnType__vad_offset: _TypeAlias = _typing.Literal["vad_offset"]  # noqa: Y015
     _WhichOneofArgType__vad_offset: _TypeAlias = _typing.Literal["_vad_offset", b"_vad_offset"]  # noqa: Y015
     _WhichOneofReturnType__vad_onset: _TypeAlias = _typing.Literal["vad_onset"]  # noqa: Y015
@@ -895,11 +911,39 @@ class TranscribeParameters(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__speaker_distance_max) -> _WhichOneofReturnType__speaker_distance_max | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__vad_offset) -> _WhichOneofReturnType__vad_offset | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__vad_onset) -> _WhichOneofReturnType__vad_onset | None: ...
 
 Global___TranscribeParameters: _TypeAlias = TranscribeParameters  # noqa: Y015
+
+@_typing.final
+class KnownSpeaker(_message.Message):
+    """Somebody's name and voice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As it is written in the transcript: 1 to 100 characters, no brackets, not like "SPEAKER_00"."""
+    artifact: _builtins.str
+    """Resource name of a recording of nobody but them, 2 minutes at most; ten seconds are enough."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        artifact: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KnownSpeaker: _TypeAlias = KnownSpeaker  # noqa: Y015
 
 @_typing.final
 class AnalyzeParameters(_message.Message):

@@ -34,10 +34,16 @@ FULL: dict[str, Any] = {
     "speakers_min": 2,
     "speakers_max": 4,
     "speaker_embeddings": True,
+    "known_speakers": [
+        {"name": "Anna", "artifact": "artifacts/" + 32 * "0"},
+        {"name": "Ørjan B.", "artifact": "artifacts/" + 32 * "f"},
+    ],
+    "speaker_distance_max": 0.75,
     "max_line_width": 42,
     "max_line_count": 2,
     "highlight_words": True,
 }
+ANNA = {"name": "Anna", "artifact": "artifacts/" + 32 * "0"}
 PLAIN_LAYOUT = {"max_line_width": None, "max_line_count": None, "highlight_words": False}
 
 
@@ -61,7 +67,12 @@ def test_every_field_is_tried() -> None:
         {"task": "translate", **PLAIN_LAYOUT},
         {"align": False, **PLAIN_LAYOUT},
         {"speakers": 3, "speakers_min": 0, "speakers_max": 0},
-        {"diarize": False, "vad_method": "pyannote", "interpolate_method": "ignore"},
+        {
+            "diarize": False,
+            "known_speakers": [],
+            "vad_method": "pyannote",
+            "interpolate_method": "ignore",
+        },
     ],
 )
 def test_everything_arrives(changes: dict[str, Any]) -> None:
@@ -84,6 +95,12 @@ def test_what_is_left_out_has_the_defaults_of_the_stage() -> None:
         ({"chunk_ms": 30_001}, "30000"),
         ({"beam_size": 0}, "greater than or equal to 1"),
         ({"temperature": 0.2}, "Extra inputs"),
+        ({"known_speakers": [ANNA], "diarize": False}, "diarize must be true"),
+        ({"known_speakers": [{**ANNA, "name": "SPEAKER_01"}]}, "is no name"),
+        ({"known_speakers": [{**ANNA, "name": " "}]}, "is no name"),
+        ({"known_speakers": [{**ANNA, "name": "a\nb"}]}, "pattern"),
+        ({"known_speakers": [{**ANNA, "name": "x --> y"}]}, "pattern"),
+        ({"known_speakers": [{**ANNA, "artifact": "../../etc/passwd"}]}, "pattern"),
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong: dict[str, Any], why: str) -> None:

@@ -29,6 +29,7 @@ from tests.runtime.support import (
 )
 
 SLOW = scripted("slow")
+NOWHERE, NOT_FOUND = f"artifacts/{32 * '0'}", "ARTIFACT_NOT_FOUND"
 
 
 def at_work(snapshot: JobSnapshot) -> bool:
@@ -265,6 +266,27 @@ def test_deleting(tmp_path: Path) -> None:
     run(story())
 
 
+def knows(*artifacts: str) -> StageRequest:
+    """A transcription that is to find these voices."""
+    known = [{"name": "Anna", "artifact": name} for name in artifacts]
+    return StageRequest(StageKind.TRANSCRIBE, {"known_speakers": known})
+
+
+def test_a_speakers_clip_stays_while_a_job_needs_it(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with running(settings(tmp_path)) as daemon:
+            source, clip = await upload(daemon, recording()), await upload(daemon, recording())
+            job = await daemon.create_job(request("a", source, SLOW, knows(clip.name)))
+            with pytest.raises(Refused) as refusal:
+                await daemon.delete_artifact(clip.name)
+            assert refusal.value.numbers["job"] == job.job.name
+            await daemon.cancel_job(job.job.name)
+            await final(daemon, job.job.name)
+            await daemon.delete_artifact(clip.name)
+
+    run(story())
+
+
 def test_bad_requests_are_refused_and_change_nothing(tmp_path: Path) -> None:
     async def refused(daemon: object, made: JobRequest) -> str:
         with pytest.raises(CoschedulerError) as error:
@@ -276,6 +298,7 @@ def test_bad_requests_are_refused_and_change_nothing(tmp_path: Path) -> None:
             source = await upload(daemon, recording())
             good = request("x", source)
             text = await upload(daemon, b"hello", kind="transcript")
+            lengthy = await upload(daemon, recording(seconds=121))
             unknown = StageRequest(StageKind.ANALYZE, {"template": "haiku"})
             cases = {
                 "REQUEST_ID_INVALID": replace(good, request_id=""),
@@ -288,9 +311,12 @@ def test_bad_requests_are_refused_and_change_nothing(tmp_path: Path) -> None:
                 "JOB_NOT_FOUND": replace(good, source=InputRef(job="jobs/none", role="target")),
                 "INPUT_INVALID": replace(good, source=InputRef()),
                 "INPUT_KIND_MISMATCH": replace(good, source=InputRef(artifact=text.name)),
+                "SPEAKER_CLIP_TOO_LONG": replace(good, stages=(knows(lengthy.name),)),
             }
             for reason, made in cases.items():
                 assert await refused(daemon, made) == reason
+            for artifact, reason in {text.name: "INPUT_KIND_MISMATCH", NOWHERE: NOT_FOUND}.items():
+                assert await refused(daemon, replace(good, stages=(knows(artifact),))) == reason
             mixed = replace(good, stages=(SEPARATE, ANALYZE))
             assert await refused(daemon, mixed) == "INPUT_KIND_MISMATCH"
             assert (await daemon.list_jobs(10, ""))[0] == []

@@ -6,6 +6,7 @@ parts are called one by one here, a batch of chunks at a time, and nothing is le
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from coscheduler.engines.streaming import heap
 from coscheduler.engines.transcription import (
     decoding,
     footprint,
+    known,
     silero,
     speakers,
     speech,
@@ -34,6 +36,7 @@ Transcript = list[dict[str, Any]]
 
 SHARES = 1000  # progress is counted in these, each phase from one bound to the next
 _READ_SHARES, _SPEECH_SHARES, _TEXT_SHARES, _WORDS_SHARES = 50, 200, 700, 900
+_SPEAKERS_SHARES = 990  # where there are names to find
 _SEGMENTS_PER_TRIM = 16
 _READ_SLICE_SAMPLES = 60 * SAMPLE_RATE_HZ
 # What decides the text of a chunk, and which chunks there are.
@@ -80,6 +83,7 @@ class Transcription:
         decoding.check(
             self._loaded.pipeline.model, hub.title(settings.model), settings.beam_size, self._wanted
         )
+        clips = self._read_clips()
         samples = yield from self._read()
         kept = Kept(self._task.resume_dir, self._identity())
         progress = kept.read() or (yield from self._begin(samples))
@@ -90,7 +94,7 @@ class Transcription:
         with reusing(footprint.REUSED_BYTES_MAX):
             segments = yield from self._text(samples, progress, kept)
         result = yield from self._words(samples, segments, progress.language)
-        yield from self._speakers(samples, result)
+        yield from self._speakers(samples, result, clips)
         return self._finish(result, progress)
 
     def _identity(self) -> dict[str, Any]:
@@ -124,6 +128,12 @@ class Transcription:
                 next_slice += _READ_SLICE_SAMPLES
                 yield _slice(0, _READ_SHARES, spool.count, expected, "reading")
         return spool.samples()
+
+    def _read_clips(self) -> tuple[known.Clip, ...]:
+        """The voices that the task names; a bad one fails it before any work is done."""
+        paths = self._task.artifact_paths
+        clips = [(entry.name, paths[entry.artifact]) for entry in self._wanted.known_speakers]
+        return known.read(clips, self._task.output_dir)
 
     def _detect(self, samples: Samples) -> Generator[Slice, None, list[Chunk]]:
         wanted, settings = self._wanted, self._loaded.settings
@@ -217,21 +227,42 @@ class Transcription:
         all_words = [word for segment in aligned for word in segment["words"]]
         return {"segments": aligned, "word_segments": all_words, "language": language}
 
-    def _speakers(self, samples: Samples, result: dict[str, Any]) -> Generator[Slice, None, None]:
+    def _speakers(
+        self, samples: Samples, result: dict[str, Any], clips: Sequence[known.Clip]
+    ) -> Generator[Slice, None, None]:
         wanted = self._wanted
         if not wanted.diarize:
             return
         if self._loaded.diarizer is None:
-            if wanted.speakers or wanted.speakers_min or wanted.speakers_max:
+            if wanted.speakers or wanted.speakers_min or wanted.speakers_max or clips:
                 self._notes.append("no diarization model is configured: no speakers")
             return
         self._give_back()
         expected = speakers.Expected(wanted.speakers, wanted.speakers_min, wanted.speakers_max)
         steps = speakers.diarize(self._loaded.diarizer, samples, expected)
-        turns, embeddings = yield from _relayed(steps, _WORDS_SHARES, SHARES, "speakers")
+        heard = _SPEAKERS_SHARES if clips else SHARES
+        turns, embeddings = yield from _relayed(steps, _WORDS_SHARES, heard, "speakers")
+        if clips:
+            matches = yield from self._names(clips, embeddings or {})
+            result["known_speakers"] = known.as_json(matches)
+            names = known.renamed(matches)
+            turns["speaker"] = turns["speaker"].replace(names)
+            embeddings = {names.get(label, label): row for label, row in (embeddings or {}).items()}
         module("whisperx.diarize").assign_word_speakers(
             turns, result, embeddings if wanted.speaker_embeddings else None
         )
+
+    def _names(
+        self, clips: Sequence[known.Clip], vectors: known.Vectors
+    ) -> Generator[Slice, None, tuple[known.Match, ...]]:
+        """Who the speakers are, by the clips."""
+        one = partial(speakers.diarize, self._loaded.diarizer, expected=speakers.Expected(count=1))
+        voices = yield from _relayed(known.voices(clips, one), _SPEAKERS_SHARES, SHARES, "names")
+        matches = known.match(voices, vectors, self._wanted.speaker_distance_max)
+        for found in matches:
+            if not found.label:
+                self._notes.append(_not_found(found))
+        return matches
 
     def _finish(self, result: dict[str, Any], progress: Progress) -> StageResult:
         wanted = self._wanted
@@ -244,6 +275,12 @@ class Transcription:
             "resumed_segment_count": len(progress.segments),
         }
         return StageResult(files, tuple(self._notes), numbers)
+
+
+def _not_found(found: known.Match) -> str:
+    if found.distance is None:
+        return f"{found.name} was not found: nobody speaks"
+    return f"{found.name} was not found: the nearest speaker is {found.distance} away"
 
 
 def _cut(samples: Samples, chunk: Chunk) -> Samples:

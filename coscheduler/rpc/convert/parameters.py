@@ -105,6 +105,7 @@ _OPTIONAL = {
     "chunk_ms": "chunk_ms",
     "max_line_width": "line_character_max_count",
     "max_line_count": "line_max_count",
+    "speaker_distance_max": "speaker_distance_max",
 }
 _PLAIN = {
     "language": "language",
@@ -134,6 +135,8 @@ def _transcribe_to_wire(values: Mapping[str, Any]) -> job_pb2.TranscribeParamete
         message.vad_method = DETECTION.to_wire(values["vad_method"])
     if "interpolate_method" in values:
         message.interpolate_method = INTERPOLATION.to_wire(values["interpolate_method"])
+    for known in values.get("known_speakers", ()):
+        message.known_speakers.add(name=known["name"], artifact=known["artifact"])
     return message
 
 
@@ -153,6 +156,10 @@ def _transcribe_from_wire(message: job_pb2.TranscribeParameters) -> dict[str, An
         values["vad_method"] = DETECTION.from_wire(message.vad_method)
     if message.interpolate_method:
         values["interpolate_method"] = INTERPOLATION.from_wire(message.interpolate_method)
+    if message.known_speakers:
+        values["known_speakers"] = [
+            {"name": known.name, "artifact": known.artifact} for known in message.known_speakers
+        ]
     return values
 
 

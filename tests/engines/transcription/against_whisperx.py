@@ -18,6 +18,8 @@ from coscheduler.engines.base import Task
 from coscheduler.engines.transcription.engine import TranscriptionEngine
 from coscheduler.stages import TranscribeParameters
 
+DEMO = Path(audio.__file__).parent / "demo"
+PLANNING, DIARIZER = DEMO / "planning.flac", DEMO / "trained" / "diarizer-demo"
 FORMATS = ("json", "srt", "vtt", "txt", "tsv", "aud")
 
 
@@ -26,12 +28,20 @@ def refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
         raise PermissionError(f"{event} {arguments[1:]}")
 
 
-def run(engine: TranscriptionEngine, recording: Path, **parameters: Any) -> dict[str, str]:
-    """Transcribe; the files by format."""
+def run(
+    engine: TranscriptionEngine,
+    recording: Path,
+    clips: Mapping[str, Path] | None = None,
+    **parameters: Any,
+) -> dict[str, str]:
+    """Transcribe; the files by format. `clips` are artifacts that the parameters name."""
     duration_ms = audio.probe(recording, 0, 3_600_000).duration_ms
     wanted = {"formats": FORMATS, **parameters}
     with tempfile.TemporaryDirectory() as folder:
-        task = Task("jobs/1", StageKind.TRANSCRIBE, wanted, recording, Path(folder), duration_ms)
+        task = Task(
+            "jobs/1", StageKind.TRANSCRIBE, wanted, recording, Path(folder), duration_ms,
+            artifact_paths=clips or {},
+        )  # fmt: skip
         for _ in engine.slices(task):
             pass
         return {
@@ -197,6 +207,39 @@ def in_blocks(recording: Path) -> dict[str, Any]:
     return found
 
 
+def with_names(
+    engine: TranscriptionEngine, recording: Path, clips: Mapping[str, Path], **wanted: Any
+) -> dict[str, str]:
+    """Known speakers, with one clip for each name."""
+    paths = {f"artifacts/{number:032x}": path for number, path in enumerate(clips.values())}
+    known = [
+        {"name": name, "artifact": artifact} for name, artifact in zip(clips, paths, strict=True)
+    ]
+    quick = {"align": False, "vad_method": "silero", "beam_size": 1, **wanted}
+    return run(engine, recording, paths, known_speakers=known, **quick)
+
+
+def names(settings: Settings, engine: TranscriptionEngine, folder: Path) -> dict[str, Any]:
+    """Speakers named from clips: of a pyannote pipeline, and of the shipped one."""
+    samples = audio.read_mono(PLANNING, 16_000)
+    places = {"talk": (0.0, 13.7), "Anna": (13.8, 16.8), "Emma": (17.0, 22.3)}
+    for name, (start, end) in places.items():
+        part = samples[int(start * 16_000) : int(end * 16_000)]
+        audio.write_wav(folder / f"{name}.wav", part, 16_000)
+    talk, anna = folder / "talk.wav", {"Anna": folder / "Anna.wav"}
+    found = {"pyannote": with_names(engine, talk, anna)}
+    engine.unload()
+    assert settings.transcription is not None
+    chosen = settings.transcription.model_copy(update={"diarizer": DIARIZER})
+    shipped = TranscriptionEngine(settings.model_copy(update={"transcription": chosen}))
+    shipped.load(shipped.describe().options[0], lambda done, total: None)
+    emma = {"Emma": folder / "Emma.wav"}
+    pieces = {"chunk_ms": 3000}
+    found["both"] = with_names(shipped, talk, {**emma, **anna}, speaker_embeddings=True, **pieces)
+    found["one"] = with_names(shipped, talk, emma, **pieces)
+    return found
+
+
 def main() -> None:
     from tests.engines.transcription import tiny_diarizer
 
@@ -221,6 +264,7 @@ def main() -> None:
     answer["again"] = run(engine, recording, **cases[0]["parameters"])
     answer["chunks"] = detected(engine, recording)
     answer["silero"] = in_blocks(recording)
+    answer["names"] = names(settings, engine, chosen.diarizer.parent)
     print(json.dumps(answer))
 
 

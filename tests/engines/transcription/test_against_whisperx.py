@@ -139,3 +139,39 @@ def test_a_diarizer_names_the_speaker_of_every_word(both: dict[str, Any]) -> Non
     rows = both["speakers"]["ours"]["txt"].splitlines()
     assert all(row.startswith("[SPEAKER_00]: ") for row in rows)
     assert len(transcript["speaker_embeddings"]["SPEAKER_00"]) == 256
+
+
+# ---- names -------------------------------------------------------------------------------------
+
+
+def test_a_pyannote_pipeline_finds_the_name_of_a_clip(answer: dict[str, Any]) -> None:
+    ours = answer["names"]["pyannote"]
+    transcript = json.loads(ours["json"])
+    assert {segment["speaker"] for segment in transcript["segments"]} == {"Anna"}
+    (found,) = transcript["known_speakers"]
+    assert (found["name"], found["label"]) == ("Anna", "SPEAKER_00")
+    assert 0 <= found["distance"] <= 0.5
+    for kind, begin in {"txt": "[Anna]: ", "srt": "[Anna]: ", "vtt": "[Anna]: "}.items():
+        assert begin in ours[kind] and "SPEAKER" not in ours[kind]
+    assert "[[Anna]]" in ours["aud"]
+
+
+def test_the_shipped_diarizer_names_whoever_speaks(answer: dict[str, Any]) -> None:
+    transcript = json.loads(answer["names"]["both"]["json"])
+    middles = {
+        (segment["start"] + segment["end"]) / 2: segment["speaker"]
+        for segment in transcript["segments"]
+    }
+    spoken = {"Anna": [(0.5, 6.1), (9.0, 11.0)], "Emma": [(6.4, 8.5), (11.4, 13.6)]}
+    for name, places in spoken.items():
+        for start, end in places:
+            inside = [who for middle, who in middles.items() if start < middle < end]
+            assert inside and set(inside) == {name}
+    assert set(transcript["speaker_embeddings"]) == {"Anna", "Emma"}
+
+
+def test_whoever_has_no_clip_keeps_the_label(answer: dict[str, Any]) -> None:
+    transcript = json.loads(answer["names"]["one"]["json"])
+    assert {segment["speaker"] for segment in transcript["segments"]} == {"SPEAKER_00", "Emma"}
+    (found,) = transcript["known_speakers"]
+    assert found["label"] == "SPEAKER_01" and found["distance"] < 0.2
