@@ -18,7 +18,7 @@ COLOURS = {
     EngineName.TRANSCRIPTION: "tab:orange",
     EngineName.ANALYSIS: "tab:green",
 }
-FADE = {line: 1.0 - 0.12 * index for index, line in enumerate(Line)}  # lines of one engine
+FADE = {line: 1.0 - 0.08 * index for index, line in enumerate(Line)}  # lines of one engine
 
 
 def draw(path: Path, found: Plan) -> None:

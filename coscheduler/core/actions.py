@@ -17,6 +17,7 @@ from coscheduler.core.engine_state import EngineState, Phase
 from coscheduler.core.jobs import JobBook, current_index
 from coscheduler.core.ledger import Ledger, Part, ReservationState
 from coscheduler.core.model import Job, Line, LineBytes, Lines, Option, StageState, total_bytes
+from coscheduler.core.sizes import run_lines
 
 
 class Actions:
@@ -132,14 +133,17 @@ class Actions:
 
     def resize(self, state: EngineState, name: str, why: str, job_name: str = "") -> None:
         """Let the engine go to another option of its family: what it gets more is charged now, what
-        it gives back until the answer comes. An idle engine's lease ends.
+        it gives back until the answer comes: out of that its run may get more then. An idle
+        engine's lease ends.
         """
         assert state.option is not None
         option = next(kin for kin in state.kin() if kin.name == name)
         if state.phase is Phase.LOADED:
             self.end_lease(state)
+        run = run_lines(self._ledger, self._jobs, state, option)
         if total_bytes(option.resident) > self._ledger.bytes_of(state.name, Part.RESIDENT):
             self._ledger.resize((state.name, Part.RESIDENT), option.resident)
+            self.charge_run(state, run)
             self._note_peak(state)
         else:
             self._ledger.ask_back(state.name, option.resident)
@@ -149,9 +153,14 @@ class Actions:
         if state.job:
             self._jobs.note_change(state.job, f"{change}: {why}")
         state.target, state.is_mixed = option, True
-        bytes_max = self._ledger.bytes_of(state.name, Part.RESIDENT, Part.SLACK, Part.RUN)
+        bytes_max = self._ledger.bytes_of(state.name, Part.RESIDENT, Part.SLACK) + total_bytes(run)
         self._commands.append(Resize(state.name, option.name, bytes_max))
         self.decide(f"resize {change}: {why}")
+
+    def charge_run(self, state: EngineState, lines: Lines) -> None:
+        """What runs there may hold so much from now on."""
+        if (state.name, Part.RUN) in self._ledger.entries():
+            self._ledger.resize((state.name, Part.RUN), lines)
 
     def _note_peak(self, state: EngineState) -> None:
         """The running stage may hold more than was predicted when it began."""

@@ -100,7 +100,8 @@ class Learned:
         """As learned, else as predicted."""
         if not duration_ms:
             return self.fixed_run_ms.get(option.name, 0)
-        pace = self.pace.get(option.name, option.run_ms_per_second * MS_PER_SECOND)
+        if (pace := self.pace.get(option.name)) is None:
+            return option.run_ms(duration_ms)
         return pace * duration_ms // (MS_PER_SECOND * MS_PER_SECOND)
 
 

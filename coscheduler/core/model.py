@@ -46,6 +46,8 @@ class Line(StrEnum):
     SURVEY = "survey"  # a process that finds out what options take, gone when they are known
     CONTEXT = "context"  # libraries, thread pools, the CUDA context: gone only with the process
     WEIGHTS = "weights"
+    ALIGNER = "aligner"  # weights of the models that time words
+    DIARIZER = "diarizer"  # weights of the models that tell speakers apart
     SLOTS = "slots"  # static staging buffers for streamed layers
     KV_CACHE = "kv_cache"
     HIDDEN_STATE = "hidden_state"
@@ -110,9 +112,10 @@ class Option:
     to load itself this way; the core never reads it. `files` are what a load reads, as far as they
     are known. Options of the same `base`, unless it is "", load the same: an engine goes from one
     to the other between two runs without a load. Those of the same `family`, unless it is "", are
-    of one quality tier and differ in the layers that stay: an engine goes from one to the other
-    between two slices, and the running stage keeps its own run lines. A safe one is for the time
-    after the engine died with another.
+    of one quality tier and differ in what stays, layers or whole models: an engine goes from one to
+    the other between two slices; the running stage keeps its own run lines, or has the other's from
+    then on where these hold more. A safe one is for the time after the engine died with another.
+    `run_ms_fixed` is what every run takes beside its share by length.
     """
 
     name: str
@@ -122,6 +125,7 @@ class Option:
     load_ms: int
     run_ms_per_second: int
     slice_ms_max: int
+    run_ms_fixed: int = 0
     host_bytes: int = 0
     settings_json: str = "{}"
     files: tuple[str, ...] = ()
@@ -139,6 +143,10 @@ class Option:
             for phase in phases
         ]
         return max(held, key=total_bytes, default=())
+
+    def run_ms(self, duration_ms: int) -> int:
+        """Predicted time of one stage over `duration_ms` of audio."""
+        return self.run_ms_fixed + self.run_ms_per_second * duration_ms // 1000
 
     def peak_bytes(self, duration_ms: int) -> int:
         """Predicted peak of the option without the context, bytes."""

@@ -150,7 +150,7 @@ def _first(ways: "Sequence[_Way]", size_bytes: int) -> "_Way | None":
 
 
 def _all_ms(option: Option, runs: int, duration_ms: int) -> int:
-    return option.load_ms + runs * (option.run_ms_per_second * duration_ms // 1000)
+    return option.load_ms + runs * option.run_ms(duration_ms)
 
 
 @dataclass(frozen=True)

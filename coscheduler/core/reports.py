@@ -26,6 +26,7 @@ from coscheduler.core.model import (
     StageState,
 )
 from coscheduler.core.refusals import misfit
+from coscheduler.core.sizes import run_lines
 from coscheduler.errors import LedgerRefusal
 
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
@@ -216,6 +217,8 @@ class Reports:
         if event.option == option.name:
             state.option = option
             self._ledger.drop(event.engine, Part.SURPLUS)
+            run = run_lines(self._ledger, self._jobs, state, option)
+            self._actions.charge_run(state, run)
             return
         self._ledger.resize((event.engine, Part.RESIDENT), state.option.resident)
         state.grow_after_ms = self._jobs.now_ms + self._limits.oom_memory_ms

@@ -8,7 +8,7 @@ from coscheduler.core import planner
 from coscheduler.core.engine_state import EngineState, Phase
 from coscheduler.core.jobs import JobBook, current_index
 from coscheduler.core.ledger import Ledger, Part
-from coscheduler.core.model import EngineName, Option, Stage, total_bytes
+from coscheduler.core.model import EngineName, Lines, Option, Stage, total_bytes
 
 GROWTH_GAIN = 2  # growing must save so many times what it takes
 
@@ -40,8 +40,8 @@ class Sizes:
 
     def _slower_ms(self, state: EngineState, option: Option, duration_ms: int) -> int:
         assert state.option is not None
-        slower = max(0, option.run_ms_per_second - state.option.run_ms_per_second)
-        return self._jobs.ahead(state.name) * slower * duration_ms // 1000
+        slower = max(0, option.run_ms(duration_ms) - state.option.run_ms(duration_ms))
+        return self._jobs.ahead(state.name) * slower
 
     def smaller_by(self, state: EngineState, size_bytes: int) -> Option | None:
         """The largest option that frees so much."""
@@ -93,10 +93,31 @@ class Sizes:
         return saved_ms > GROWTH_GAIN * _come_ms(option, self._more(state, option))
 
     def _kin(self, state: EngineState) -> tuple[Option, ...]:
-        return state.kin() if state.is_resizable else ()
+        if not state.is_resizable:
+            return ()
+        held = self._ledger.bytes_of(state.name, Part.RESIDENT)
+        return tuple(
+            option
+            for option in state.kin()
+            if total_bytes(option.resident) >= held or self._more(state, option) <= 0
+        )
 
     def _more(self, state: EngineState, option: Option) -> int:
-        return total_bytes(option.resident) - self._ledger.bytes_of(state.name, Part.RESIDENT)
+        held = self._ledger.bytes_of(state.name, Part.RESIDENT, Part.RUN)
+        run = run_lines(self._ledger, self._jobs, state, option)
+        return total_bytes(option.resident) + total_bytes(run) - held
+
+
+def run_lines(ledger: Ledger, jobs: JobBook, state: EngineState, option: Option) -> Lines:
+    """What is reserved for what runs there once the engine holds what `option` holds: as before, or
+    what the option needs for a run where that is more.
+    """
+    entry = ledger.entries().get((state.name, Part.RUN))
+    now, job = entry.lines if entry is not None else (), jobs.get(state.job)
+    if state.phase is not Phase.RUNNING or job is None:
+        return now
+    wanted = option.run_lines(job.stages[current_index(job)].duration_ms)
+    return max(now, wanted, key=total_bytes)
 
 
 def _come_ms(option: Option, size_bytes: int) -> int:

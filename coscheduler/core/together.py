@@ -112,13 +112,9 @@ def own_choice(member: Member, budget: Budget) -> Choice | None:
 
 def run_ms(option: Option, duration_ms: int) -> int:
     """The option's predicted time, rounded up to two digits: no prediction is better than that."""
-    exact_ms = _exact_run_ms(option, duration_ms)
+    exact_ms = option.run_ms(duration_ms)
     unit_ms: int = 10 ** max(0, len(str(exact_ms)) - 2)
     return -(-exact_ms // unit_ms) * unit_ms
-
-
-def _exact_run_ms(option: Option, duration_ms: int) -> int:
-    return option.run_ms_per_second * duration_ms // 1000
 
 
 def _running_bytes(member: Member, choice: Choice, duration_ms: int) -> int:
@@ -165,6 +161,6 @@ def _choice_of(shares: Iterable[Share], runs: EngineName) -> Choice:
 
 def _rank(plan: Together, runs: EngineName, duration_ms: int) -> tuple[int, ...]:
     chosen = _choice_of(plan.shares, runs)
-    exact_ms = _exact_run_ms(chosen.option, duration_ms)
+    exact_ms = chosen.option.run_ms(duration_ms)
     traffic_bytes = chosen.traffic_bytes
     return plan.run_ms, plan.return_ms, exact_ms, traffic_bytes, plan.bytes

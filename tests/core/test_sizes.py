@@ -14,7 +14,16 @@ from coscheduler.core.dry_run import plan_job
 from coscheduler.core.engine_state import EngineState, Limits, Phase
 from coscheduler.core.jobs import JobBook
 from coscheduler.core.ledger import Ledger, Part
-from coscheduler.core.model import EngineName, Failure, Job, Option, Priority, StageKind
+from coscheduler.core.model import (
+    EngineName,
+    Failure,
+    Job,
+    Line,
+    Option,
+    Priority,
+    RunLine,
+    StageKind,
+)
 from coscheduler.core.planner import Request, Room, Smaller, Tenant
 from coscheduler.core.sizes import Sizes
 from coscheduler.errors import LedgerRefusal
@@ -109,6 +118,21 @@ def test_who_stays_gives_layers_for_all_that_come_after() -> None:
         ("quick", ()),
         ("fast", ((S, "4 of 8"),)),
     ]
+
+
+def test_a_running_stage_that_takes_more_once_less_is_resident_is_charged_for_it() -> None:
+    told = story(220)
+    here = replace(layers(8), run=(RunLine(Line.WORKSPACE, 20),))
+    gone = replace(layers(4), run=(RunLine(Line.WORKSPACE, 20), RunLine(Line.WEIGHTS, 15)))
+    told.on(ev.Described(S, description(S, here, gone)))
+    told.submit(job("jobs/batch", priority=BATCH))
+    told.loaded(S, resident=80)
+    urgent = job("jobs/urgent", TRANSCRIBE, priority=INTERACTIVE, arrival_ms=9)
+    assert told.submit(urgent) == [Resize(S, "4 of 8", 40 + 35)]
+    assert bytes_of(told) == 10 + 80 + 20, "no more than before until the answer"
+    resized(told, 4)
+    assert bytes_of(told, Part.RUN) == 35
+    assert bytes_of(told) == 10 + 40 + 35
 
 
 def test_a_stage_of_a_lower_class_works_on_with_fewer_layers() -> None:

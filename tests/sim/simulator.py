@@ -279,6 +279,8 @@ class World:
         answers = self._answers(event.engine)
         if old is None or old.name == option.name or not isinstance(device.pending, Run):
             return
+        stage = self.stored[device.job].stages[device.pending.stage_index]
+        device.run = max(device.run, total_bytes(option.run_lines(stage.duration_ms)))
         if any(isinstance(answer, ev.StageStopped) for _, answer in answers):
             return
         self._take_back(event.engine)
