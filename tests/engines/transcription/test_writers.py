@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from coscheduler import transcripts
 from coscheduler.engines.transcription import writers
 
 WORDS = [
@@ -43,3 +44,22 @@ def test_the_json_comes_first_and_once(tmp_path: Path) -> None:
 def test_text_that_is_not_ascii_is_written_as_it_is(tmp_path: Path) -> None:
     segment = {"text": " Grüße an Zoë", "start": 0.0, "end": 1.0}
     assert "Grüße an Zoë" in written(tmp_path, [segment], "json")
+
+
+@pytest.mark.parametrize("kind", transcripts.FORMATS)
+@pytest.mark.parametrize("named", [True, False])
+def test_joined_transcripts_are_written_as_whisperx_writes_them(
+    tmp_path: Path, kind: str, named: bool
+) -> None:
+    speaker = {"speaker": "Zoë"} if named else {}
+    later = {
+        **ALIGNED,
+        "start": 3700.5,
+        "end": 3701.5,
+        "words": [{"word": "We"}, {"word": "ship."}],
+    }
+    segments = [{**segment, **speaker} for segment in (ALIGNED, later)]
+    theirs = written(tmp_path, segments, kind)
+    result = {"segments": segments, "language": "en"}
+    path = transcripts.write(tmp_path / "ours", result, [kind])[kind]
+    assert path.read_text(encoding="utf-8") == theirs
