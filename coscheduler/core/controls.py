@@ -128,7 +128,7 @@ class Controls:
             if state.is_leaving and state.is_idle:
                 self._actions.stop(state, FOR_OPERATOR)
 
-    def fulfil_wishes(self, claimed: frozenset[EngineName], spare_bytes: int | None) -> None:
+    def fulfil_wishes(self, claimed: Mapping[EngineName, str], spare_bytes: int | None) -> None:
         """Bring engines that were asked for into memory, as far as no job is in the way."""
         for state in self._engines.values():
             if state.wish is not None and not self._is_fulfilled(state):
@@ -141,7 +141,7 @@ class Controls:
         return state.wish is None
 
     def _fulfil(
-        self, state: EngineState, claimed: frozenset[EngineName], spare_bytes: int | None
+        self, state: EngineState, claimed: Mapping[EngineName, str], spare_bytes: int | None
     ) -> None:
         intent = self._decider.consider_wish(state, claimed, spare_bytes)
         if isinstance(intent, Bring):

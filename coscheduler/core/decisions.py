@@ -5,9 +5,10 @@ order (the numbers are repeated in the code):
 
     1. its stage is paused                                           -> GoOn when a slot is free
     2. the engine is not configured or unusable                      -> GiveUp
-    3. the engine is busy, or leased to another job                  -> Wait; preempt a lower class
-    4. nothing that is good enough ever fits the budget              -> GiveUp
-    5. it would fit if other programs held less                      -> Wait
+    3. nothing that is good enough ever fits the budget              -> GiveUp
+    4. it would fit if other programs held less                      -> Wait
+    5. the engine is busy, leased to another job, or wanted by one
+        that its own lease does not keep away                        -> Wait; preempt a lower class
     6. the engine is loaded otherwise than this quality needs        -> Wait; unload it
     7. no compute slot is free                                       -> Wait; pause a lower class
     8. it is loaded as needed and the bytes of the run are there     -> Go, else make room
@@ -83,15 +84,31 @@ class Decider:
             return GiveUp(state.failure)
         if state.description is None:
             return Wait(f"{engine} is starting")
-        return self._busy(turn, state) or self._consider_memory(turn, state)
+        return (
+            self._misfit(turn, state) or self._busy(turn, state) or self._consider_fit(turn, state)
+        )
 
-    def _busy(self, turn: Turn, state: EngineState) -> Wait | None:  # 3
+    def _misfit(self, turn: Turn, state: EngineState) -> GiveUp | Wait | None:
+        """Before anybody gives way: it would be for nothing."""
+        duration_ms, quality_min = turn.stage.duration_ms, turn.job.quality_min
+        capacity, budget = self._ledger.capacity_bytes, self._ledger.budget_bytes
+        if (failure := misfit(state, duration_ms, quality_min, budget)) is not None:  # 3
+            return GiveUp(failure)
+        if misfit(state, duration_ms, quality_min, capacity) is not None:  # 4
+            reason = f"other programs to give memory back: {capacity} bytes are left"
+            return Wait(reason, is_in_the_way=False)
+        return None
+
+    def _busy(self, turn: Turn, state: EngineState) -> Wait | None:  # 5
         if state.is_busy or state.phase is Phase.PAUSED:
             preempt = (state.name,) if self._may_preempt(turn.job, state) else ()
             doing = state.phase if state.phase is not Phase.LOADED else "resizing"
             return Wait(f"{state.name} is {doing} {state.job}".rstrip(), preempt=preempt)
         if self._is_leased_from(turn.job, state):
             return Wait(f"{state.name} was loaded for {state.leased_to}, which goes first")
+        first = self._jobs.get(turn.claimed.get(state.name, ""))
+        if first is not None and self._outranks(first, turn.job):
+            return Wait(f"{state.name} is wanted by {first.name}, which comes first")
         return None
 
     def _consider_paused(self, turn: Turn) -> Intent:
@@ -99,15 +116,13 @@ class Decider:
             return Wait("its engine is wanted by a job of a higher class")
         return self._wait_for_slot(turn) or GoOn()
 
-    def _consider_memory(self, turn: Turn, state: EngineState) -> Intent:
-        duration_ms, quality_min = turn.stage.duration_ms, turn.job.quality_min
-        capacity = self._ledger.capacity_bytes
-        failure = misfit(state, duration_ms, quality_min, self._ledger.budget_bytes)
-        if failure is not None:  # 4
-            return GiveUp(failure)
-        if misfit(state, duration_ms, quality_min, capacity) is not None:  # 5
-            return Wait(f"other programs to give memory back: {capacity} bytes are left")
-        tier = planner.best_tier(state.options(), duration_ms, state.context_bytes, capacity)
+    def _consider_fit(self, turn: Turn, state: EngineState) -> Intent:
+        tier = planner.best_tier(
+            state.options(),
+            turn.stage.duration_ms,
+            state.context_bytes,
+            self._ledger.capacity_bytes,
+        )
         assert tier is not None
         if state.phase is Phase.LOADED and state.option is not None:
             option = _as_loaded(state, tier)
@@ -136,7 +151,6 @@ class Decider:
         if self._ledger.overdraft_bytes:
             return Wait("memory on its way back: the budget shrank")
         needed, free = total_bytes(lines), self._room(turn).free_bytes
-        free += self._ledger.bytes_of(state.name, Part.RUN)  # of its lease, or one that gives way
         if needed <= free:
             return Go(lines, option)
         wait = Wait(f"memory: {needed} bytes to run, {free} free", needed)
@@ -251,6 +265,7 @@ class Decider:
         free = self._ledger.free_bytes
         if turn.spare_bytes is not None and turn.engine not in turn.held:
             free = max(0, min(free, turn.spare_bytes))
+        free += self._ledger.bytes_of(turn.engine, Part.RUN)  # of its lease, or one that gives way
         processes = sum(self._ledger.bytes_of(name, Part.CONTEXT) > 0 for name in self._engines)
         tenants = () if turn.spare_bytes is not None else self._tenants(turn, at_work)
         return planner.Room(free, tenants, self._limits.processes_max - processes)
@@ -314,7 +329,7 @@ class Decider:
     # ---- a load that somebody asked for --------------------------------------------------------
 
     def consider_wish(
-        self, state: EngineState, claimed: frozenset[EngineName], spare_bytes: int | None
+        self, state: EngineState, claimed: Mapping[EngineName, str], spare_bytes: int | None
     ) -> Bring | Wait:
         """What may be done for the load that somebody asked for, after all jobs had their turn."""
         if state.description is None or state.is_busy or state.phase is Phase.PAUSED:
@@ -339,7 +354,7 @@ class Decider:
             return Wait("another load to end")
         return Bring(plan.option)
 
-    def _room_for_wish(self, state: EngineState, claimed: frozenset[EngineName]) -> planner.Room:
+    def _room_for_wish(self, state: EngineState, claimed: Mapping[EngineName, str]) -> planner.Room:
         processes = sum(self._ledger.bytes_of(name, Part.CONTEXT) > 0 for name in self._engines)
         tenants = tuple(
             self._tenant(other, WISHED_DURATION_MS)

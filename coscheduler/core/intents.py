@@ -1,5 +1,6 @@
 """Whose turn it is, and what may come of it: `decisions.py` decides, `scheduler.py` obeys."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coscheduler.core.jobs import current_index
@@ -40,7 +41,7 @@ class Wait:
     """Not now, for `reason`; `needed_bytes` > 0 when it is memory. The rest sets things in motion:
     engines to go to another option where they are, to unload, to stop, whose stage to pause, whose
     stage to end and put back; `hold` names engines that are to be evicted for the job, and do other
-    work first.
+    work first. Those behind a job that is not in the way may use its engine meanwhile.
     """
 
     reason: str
@@ -51,6 +52,7 @@ class Wait:
     pause: tuple[EngineName, ...] = ()
     preempt: tuple[EngineName, ...] = ()
     hold: tuple[EngineName, ...] = ()
+    is_in_the_way: bool = True
 
     @property
     def is_passive(self) -> bool:
@@ -64,13 +66,13 @@ Intent = Go | GoOn | Bring | GiveUp | Wait
 
 @dataclass(frozen=True)
 class Turn:
-    """A job's turn: the engines that those before it want, the bytes that a waiting head leaves
-    over (None: there is no such head), and the engines that do other work before they are evicted
-    for that head.
+    """A job's turn: the engines that those before it want, each with the first of them, the bytes
+    that a waiting head leaves over (None: there is no such head), and the engines that do other
+    work before they are evicted for that head.
     """
 
     job: Job
-    claimed: frozenset[EngineName]
+    claimed: Mapping[EngineName, str]
     spare_bytes: int | None
     held: frozenset[EngineName] = frozenset()
 

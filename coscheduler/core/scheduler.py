@@ -282,17 +282,17 @@ class Scheduler:
                 stage = job.stages[current_index(job)]
                 self._jobs.rerank(job, run_ms_by_now(stage, state, self._jobs.now_ms))
 
-    def _take_turns(self) -> tuple[frozenset[EngineName], int | None]:
+    def _take_turns(self) -> tuple[dict[EngineName, str], int | None]:
         """Each engine's first job in rank order has its turn, and so have those that an engine was
-        loaded for or is paused for. Returns the engines that are wanted, and what a waiting head
-        leaves over.
+        loaded for or is paused for. Returns the engines that are wanted, each with that job, and
+        what a waiting head leaves over.
         """
-        claimed: frozenset[EngineName] = frozenset()
+        claimed: dict[EngineName, str] = {}
         held: frozenset[EngineName] = frozenset()
         spare_bytes: int | None = None
         special = self._special()
         for name in self._jobs.ranked():
-            if not special and claimed >= self._jobs.wanted_engines():
+            if not special and claimed.keys() >= self._jobs.wanted_engines():
                 break  # nobody behind has a turn
             job = self._jobs.get(name)
             if job is None:
@@ -307,8 +307,10 @@ class Scheduler:
                 if wait is not None and wait.needed_bytes and spare_bytes is None:
                     available = self.ledger.free_bytes + self.ledger.releasing_bytes
                     spare_bytes, held = available - wait.needed_bytes, frozenset(wait.hold)
+                if wait is not None and not wait.is_in_the_way:
+                    continue
             if name in self._jobs:
-                claimed |= {engine}
+                claimed.setdefault(engine, name)
         return claimed, spare_bytes
 
     def _grow(self) -> None:

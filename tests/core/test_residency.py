@@ -7,7 +7,15 @@ import pytest
 from coscheduler.core import events as ev
 from coscheduler.core.commands import Load, Pause, Preempt, Run, Stop, Unload
 from coscheduler.core.ledger import Part
-from coscheduler.core.model import Failure, Job, JobState, Priority, StageKind
+from coscheduler.core.model import (
+    Failure,
+    Job,
+    JobState,
+    Line,
+    Priority,
+    RunLine,
+    StageKind,
+)
 from coscheduler.errors import Refused
 from tests.core.build import A, S, T, description, job, limits, option
 from tests.core.story import OOPS, Story
@@ -47,6 +55,22 @@ def test_a_leased_engine_is_not_evicted_by_its_like_but_by_a_higher_class() -> N
     urgent = job("jobs/urgent", ANALYZE, priority=Priority.INTERACTIVE, arrival_ms=9)
     assert story.submit(urgent) == [Stop(S)]
     assert story.scheduler.ledger.bytes_of(S, Part.RUN) == 0
+
+
+def test_a_lease_that_a_higher_class_breaks_is_free_for_it_and_serves_nobody() -> None:
+    grows = RunLine(Line.WORKSPACE, 20, bytes_per_second=1, seconds_max=60)
+    story = Story(190, separation=replace(option(), run=(grows,)), transcription=option("t", 40))
+    story.submit(job("jobs/first", TRANSCRIBE))
+    story.loaded(T, resident=40)
+    story.done(T, "jobs/first")  # 50 held
+    story.submit(job("jobs/batch", priority=Priority.BATCH))
+    story.on(ev.DrainRequested())
+    story.loaded(S)  # 110 held, and 30 for the run of ten seconds
+    urgent = job("jobs/urgent", priority=Priority.INTERACTIVE)
+    story.submit(replace(urgent, stages=(replace(urgent.stages[0], duration_ms=60_000),)))
+    assert story.on(ev.DrainEnded()) == [Stop(T)], "80 are needed, of which 30 are leased"
+    assert "jobs/urgent" in story.scheduler.waiting_for("jobs/batch")
+    assert story.on(ev.Stopped(T)) == [Run(S, "jobs/urgent", 0)]
 
 
 def test_a_lease_ends_with_its_job() -> None:
@@ -379,8 +403,44 @@ def test_a_job_waits_for_its_quality_while_other_programs_hold_memory() -> None:
     story.on(ev.Described(S, description(S, fine, coarse)))
     story.on(ev.CapacityChanged(125, budget_bytes=130))
     assert story.submit(replace(job("jobs/1"), quality_min=0)) == []
-    assert story.submit(job("jobs/2")) == []
+    assert "other programs" in story.scheduler.waiting_for("jobs/1")
     assert story.on(ev.CapacityChanged(130, 130)) == [Load(S, "fine", "jobs/1")]
+
+
+def test_who_waits_for_other_programs_holds_nobody_up_and_goes_first_when_they_leave() -> None:
+    fine, coarse = option("fine", 100, 20), option("coarse", 50, 20, tier=1)
+    story = Story(capacity=130)
+    story.on(ev.Described(S, description(S, fine, coarse)))
+    story.on(ev.CapacityChanged(125, budget_bytes=130))
+    assert story.submit(replace(job("jobs/1"), quality_min=0)) == []
+    assert story.submit(job("jobs/2"), job("jobs/3")) == [Load(S, "coarse", "jobs/2")]
+    assert story.loaded(S, resident=50) == [Run(S, "jobs/2", 0)]
+    assert story.on(ev.CapacityChanged(130, 130)) == []
+    assert story.done(S, "jobs/2") == [Unload(S)]
+    assert story.on(ev.Unloaded(S)) == [Load(S, "fine", "jobs/1")]
+
+
+def test_nobody_stops_for_a_job_that_waits_for_other_programs() -> None:
+    fine, coarse = option("fine", 100, 20), option("coarse", 50, 20, tier=1)
+    story = Story(capacity=130)
+    story.on(ev.Described(S, description(S, fine, coarse)))
+    story.on(ev.CapacityChanged(125, budget_bytes=130))
+    story.submit(job("jobs/batch", priority=Priority.BATCH))
+    story.loaded(S, resident=50)
+    urgent = replace(job("jobs/urgent", priority=Priority.INTERACTIVE), quality_min=0)
+    assert story.submit(urgent) == []
+    assert "other programs" in story.scheduler.waiting_for("jobs/urgent")
+    assert story.on(ev.CapacityChanged(130, 130)) == [Preempt(S, "jobs/batch")]
+
+
+def test_nobody_stops_for_a_job_that_never_fits() -> None:
+    story = Story(capacity=130)
+    story.submit(job("jobs/batch", priority=Priority.BATCH))
+    story.loaded(S)
+    story.on(ev.Described(S, description(S, option("fine", 121, 20), option(tier=1))))
+    urgent = replace(job("jobs/urgent", priority=Priority.INTERACTIVE), quality_min=0)
+    assert story.submit(urgent) == []
+    assert story.state("jobs/urgent") is JobState.FAILED
 
 
 def test_a_higher_class_that_takes_a_slot_from_nobody_needs_no_preemption() -> None:

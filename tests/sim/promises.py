@@ -8,10 +8,12 @@ progress     when nothing is under way and a job could run, time alone will chan
 fit          a job is refused at once when it can never run, and only then
 class        the first in rank waits for a lower class at most until the end of its slice
 shrinking    a capacity that fell is met within a slice, a load and a release
+in vain      nobody gives way for a job that could not run even if it were alone
 slots        never more engines compute, or hold a context, than are allowed
 leases       an engine that is kept for a job is charged for the run of that job
 """
 
+import re
 from typing import TYPE_CHECKING
 
 from coscheduler.core.commands import Load, Run
@@ -25,6 +27,7 @@ from coscheduler.errors import CoschedulerError
 if TYPE_CHECKING:
     from tests.sim.simulator import World
 
+GIVES_WAY = re.compile(r"(pause|preempt) \S+: (?P<first>\S+) comes first")
 SHRINK_MS_MAX = 250 + 500 + 300 + 100 + 5_000  # slice, load, release, stop, a hung process
 
 
@@ -91,6 +94,7 @@ class Promises:
         self._check_slots()
         self._check_shrinking()
         self._check_class()
+        self._check_in_vain()
         self._check_progress()
 
     def _held_bytes(self) -> int:
@@ -166,14 +170,24 @@ class Promises:
             asked = any(state.asked or state.target for state in running)
             assert not lower or asked, "no slot is made free"
 
+    def _check_in_vain(self) -> None:
+        """Nobody gives way for a job that could not run even if it were alone."""
+        outcome = self._world.history[-1][3]
+        for sentence in outcome.decisions:
+            if said := GIVES_WAY.fullmatch(sentence):
+                job = self._world.scheduler.job(said["first"])
+                assert job is not None and self._fits_now(job), sentence
+
     def _fits_now(self, job: Job) -> bool:
-        """Is there an option that is good enough and fits beside what other programs hold?"""
-        stage = job.stages[current_index(job)]
-        description = self._world.descriptions[ENGINE_OF[stage.kind]]
-        free = self._world.scheduler.ledger.capacity_bytes - description.context_bytes
+        """Is there an option that is good enough and fits beside what other programs hold? With
+        what was learned: nobody gives way for what is taken not to fit.
+        """
+        scheduler, stage = self._world.scheduler, job.stages[current_index(job)]
+        state = scheduler.engines[ENGINE_OF[stage.kind]]
+        free = scheduler.ledger.capacity_bytes - state.context_bytes
         return any(
             option.peak_bytes(stage.duration_ms) <= free
-            for option in description.options
+            for option in state.options()
             if job.quality_min is None or option.quality_tier <= job.quality_min
         )
 

@@ -61,7 +61,7 @@ def random_description(engine: EngineName, rng: random.Random) -> EngineDescript
         return Option(
             name=f"option {index}",
             resident=(LineBytes(Line.WEIGHTS, rng.randint(10, 120)),),
-            run=(RunLine(Line.WORKSPACE, rng.randint(1, 40)),),
+            run=random_run(rng),
             quality_tier=rng.choice((0, 0, 1)),
             load_ms=rng.randint(1, 500),
             run_ms_per_second=rng.randint(1, 50),
@@ -74,6 +74,12 @@ def random_description(engine: EngineName, rng: random.Random) -> EngineDescript
     return EngineDescription(engine, "simulated", tuple(options), rng.randint(1, 20))
 
 
+def random_run(rng: random.Random) -> tuple[RunLine, ...]:
+    """In every other option it grows with the recording, up to a window of half a minute."""
+    growth = rng.choice((0, 1))
+    return (RunLine(Line.WORKSPACE, rng.randint(1, 40), growth, seconds_max=30),)
+
+
 def family(whole: Option, rng: random.Random) -> list[Option]:
     """`whole` and others with fewer layers, each slower and with a run of its own size."""
     size = total_bytes(whole.resident)
@@ -83,7 +89,7 @@ def family(whole: Option, rng: random.Random) -> list[Option]:
             name=f"{whole.name}, {eighths} eighths",
             family="layers",
             resident=(LineBytes(Line.WEIGHTS, max(1, size * eighths // 8)),),
-            run=(RunLine(Line.WORKSPACE, rng.randint(1, 40)),),
+            run=random_run(rng),
             run_ms_per_second=whole.run_ms_per_second + 10 * (8 - eighths),
         )
         for eighths in (8, 5, 3, 1)
@@ -102,6 +108,9 @@ def add_jobs(world: World, count: int) -> int:
             priority=rng.choice(list(Priority)),
             arrival_ms=at_ms,
         )
+        length_ms = rng.choice((1_000, 10_000, 60_000))
+        stages = tuple(replace(stage, duration_ms=length_ms) for stage in made.stages)
+        made = replace(made, stages=stages)
         if rng.random() < 0.2:
             made = replace(made, quality_min=rng.choice((0, 1)), deadline_ms=at_ms + 5_000)
         world.at(at_ms, ev.Submitted(made))
@@ -118,8 +127,8 @@ def disturb(world: World, end_ms: int) -> None:
             world.cancelled.add(name)
             for _ in range(rng.choice((1, 2))):
                 world.at(at_ms + rng.randint(0, 5_000), ev.CancelRequested(name))
-        if rng.random() < 0.1:
-            capacity = world.capacity * rng.choice((50, 75, 100, 100)) // 100
+        if rng.random() < 0.2:
+            capacity = world.capacity * rng.choice((25, 50, 75, 100)) // 100
             budget = rng.choice((None, world.capacity))
             world.at(at_ms, ev.CapacityChanged(capacity, budget))
         if rng.random() < 0.2:
