@@ -2,19 +2,45 @@
 
 import json
 import signal
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from coscheduler import audio, cli
-from coscheduler.cli import transcribe
+from coscheduler.cli import private, transcribe
 from coscheduler.cli.run import Recording
 from coscheduler.client import Plan
+
+
+@dataclass
+class Said:
+    """What a call of the command line left."""
+
+    status: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Said]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Call the command line in this process."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["coscheduler", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        said = capsys.readouterr()
+        return Said(int(caught.value.code or 0), said.out, said.err)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +54,28 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-def test_files_are_named_after_the_recordings(recordings: list[Path], tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A daemon whose engines only take memory; they hear "hello" in everything."""
+    config = tmp_path_factory.mktemp("daemon") / "config.toml"
     config.write_text(
         'engines = "fake"\n[store]\ndata_dir = "data"\n[transcription]\nmodel = "x"\n'
+        '[separation]\nmodel = "x"\ntext_encoder = "x"\n'
     )
+    with private.started(config) as address:
+        yield address
+
+
+def test_files_are_named_after_the_recordings(
+    call: Call, server: str, recordings: list[Path], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    command = [
-        sys.executable, "-m", "coscheduler", "transcribe", *map(str, recordings), "-o", str(out),
-        "-f", "json", "--language", "de", "--max_line_width", "42", "--config", str(config),
-        "--json",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    said = call(
+        "--server", server, "transcribe", *recordings, "-o", out, "-f", "json", "--language", "de",
+        "--max_line_width", "42", "--speaker", f"Anna={recordings[0]}", "--json",
+    )  # fmt: skip
+    assert said.status == 0, said.err
+    found = json.loads(said.out.splitlines()[-1])
     assert found["state"] == "SUCCEEDED"
     names = ["talk-2.json", "talk-2.metrics.json", "talk.json", "talk.metrics.json"]
     assert sorted(path.name for path in out.iterdir()) == names
@@ -51,6 +85,48 @@ def test_files_are_named_after_the_recordings(recordings: list[Path], tmp_path: 
     assert {name for job in found["jobs"] for name in job["files"]} == {
         str(out / name) for name in names
     }
+
+
+def test_voices_that_are_separated_become_one_transcript(
+    call: Call, server: str, recordings: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    said = call(
+        "--server", server, "transcribe", *recordings, "-o", out, "-f", "all",
+        "--separate", "Anna=a woman speaking", "--separate", "a man speaking", "--json",
+    )  # fmt: skip
+    assert said.status == 0, said.err
+    found = json.loads(said.out.splitlines()[-1])
+    assert len(found["jobs"]) == 4 and found["state"] == "SUCCEEDED"
+    assert all([stage["stage"] for stage in job["stages"]] == ["separate", "transcribe"]
+               for job in found["jobs"])  # fmt: skip
+    names = [f"{stem}.{kind}" for stem in ("talk", "talk-2")
+             for kind in ("json", "metrics.json", "srt", "tsv", "txt", "vtt")]  # fmt: skip
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    assert {Path(name).name for name in found["files"]} == set(names)
+    assert (out / "talk.txt").read_text() == "[Anna]: hello\n[a man speaking]: hello\n"
+    metrics = json.loads((out / "talk-2.metrics.json").read_text())
+    assert [job["title"] for job in metrics["jobs"]] == [
+        "talk.wav-2: Anna", "talk.wav-2: a man speaking",
+    ]  # fmt: skip
+    assert str(out / "talk-2.srt") in metrics["files"]
+
+
+def test_transcripts_are_joined_without_a_daemon(call: Call, tmp_path: Path) -> None:
+    for name, start in (("a", 2.0), ("b", 1.0)):
+        segment = {"start": start, "end": start + 1, "text": f" {name}"}
+        text = json.dumps({"segments": [segment], "language": "en"})
+        (tmp_path / f"{name}.json").write_text(text)
+    out = tmp_path / "out"
+    parts = [f"Anna={tmp_path}/a.json", f"{tmp_path}/b.json"]
+    said = call("transcripts", "join", *parts, "-o", out, "-f", "txt")
+    assert said.status == 0, said.err
+    assert said.out.strip() == str(out / "transcript.txt")
+    assert (out / "transcript.txt").read_text() == "b\n[Anna]: a\n"
+    said = call("transcripts", "join", f"A={tmp_path}/c.json", "-o", out)
+    assert said.status == 2 and "there is no file" in said.err
+    said = call("transcripts", "join", f"[A]={tmp_path}/a.json", "-o", out)
+    assert said.status == 2 and "without brackets" in said.err
 
 
 @pytest.mark.parametrize(
@@ -80,20 +156,6 @@ def test_only_what_was_asked_for_is_kept(
 # ---- usage -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Call the command line in this process: (exit status, what went to standard error)."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-
-    def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["coscheduler", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return int(caught.value.code or 0), capsys.readouterr().err
-
-    return run
-
-
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
@@ -106,25 +168,33 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         (["--chunk_size", "31"], "chunk_size"),
         (["--compute_type", "int8"], "compute_type"),
         (["--temperature", "0.2"], "No such option"),
+        (["--speaker", "Anna"], "is not NAME=FILE"),
+        (["--speaker", "Anna=nowhere.wav"], "there is no file nowhere.wav"),
+        (["--speaker", f"[A]={__file__}"], "known_speakers"),
+        (["--separate", "a man", "--separate", "a man"], "two voices are called 'a man'"),
+        (["--separate", "[A]=a man"], "without brackets"),
+        (["--separate", "Anna="], "prompt"),
+        (["--separate", "a man", "--diarize"], "not --diarize"),
+        (["--separate", "a man", "--max_line_width", "42"], "not --max_line_width"),
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_sent(
-    call: Callable[..., tuple[int, str]],
+    call: Call,
     recordings: list[Path],
     tmp_path: Path,
     wrong: list[str],
     why: str,
 ) -> None:
     base = ("transcribe", recordings[0], "-o", tmp_path / "out")
-    status, text = call("--server", f"unix:{tmp_path}/none", *base, *wrong)
-    assert status == 2
-    assert why in text
+    said = call("--server", f"unix:{tmp_path}/none", *base, *wrong)
+    assert said.status == 2
+    assert why in said.err
     assert not (tmp_path / "out").exists()
 
 
 def test_every_option_becomes_a_parameter(
     monkeypatch: pytest.MonkeyPatch,
-    call: Callable[..., tuple[int, str]],
+    call: Call,
     recordings: list[Path],
     tmp_path: Path,
 ) -> None:
@@ -144,8 +214,11 @@ def test_every_option_becomes_a_parameter(
         "--chunk_size", "12.5", "--return_char_alignments", "--interpolate_method", "linear",
         "--diarize", "--min_speakers", "2", "--max_speakers", "3", "--speaker_embeddings",
         "--max_line_width", "42", "--max_line_count", "2", "--highlight_words",
+        "--speaker", f"Anna={recordings[0]}", "--speaker", f"Bert={recordings[1]}",
+        "--speaker_distance", "0.75",
     )  # fmt: skip
     (plan,) = asked
+    assert plan.clips == (("Anna", recordings[0]), ("Bert", recordings[1]))
     assert plan.quality_min == 0
     (stage,) = plan.stages()
     assert stage.parameters == {
@@ -156,4 +229,5 @@ def test_every_option_becomes_a_parameter(
         "align": True, "char_alignments": True, "interpolate_method": "linear", "diarize": True,
         "speakers": 0, "speakers_min": 2, "speakers_max": 3, "speaker_embeddings": True,
         "max_line_width": 42, "max_line_count": 2, "highlight_words": True,
+        "speaker_distance_max": 0.75,
     }  # fmt: skip

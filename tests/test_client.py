@@ -157,7 +157,7 @@ async def test_download_resumes_where_it_broke(tmp_path: Path, kind: str) -> Non
 async def test_download_goes_on_with_the_part_of_an_earlier_call(tmp_path: Path, kind: str) -> None:
     async with serving(tmp_path) as (daemon, front), Caller(kind, front.address) as client:
         artifact = daemon.store(WAV, "audio", "audio/wav", "a.wav")
-        (tmp_path / ".a.wav.0000.part").write_bytes(WAV[:1000])
+        (tmp_path / f".a.wav.{32 * '0'}.part").write_bytes(WAV[:1000])
         assert (await client.download(artifact, tmp_path / "a.wav")).read_bytes() == WAV
         assert daemon.offsets == [1000]
 
@@ -319,6 +319,41 @@ async def test_run_does_everything_in_one_call(tmp_path: Path, recording: Path, 
 
 @both
 @asynchronous
+async def test_clips_of_voices_are_sent_and_named(
+    tmp_path: Path, recording: Path, kind: str
+) -> None:
+    clip = tmp_path / "anna.wav"
+    clip.write_bytes(b"RIFF of Anna")
+    async with (
+        serving(tmp_path, FakeDaemon(auto=True)) as (daemon, front),
+        Caller(kind, front.address) as client,
+    ):
+        await client.run(recording, transcription={"speakers": 2}, clips=[("Anna", clip)])
+        (stage,) = daemon.requests[0].stages
+        (known,) = stage.parameters["known_speakers"]
+        assert known["name"] == "Anna"
+        assert daemon.artifacts[known["artifact"]][1] == b"RIFF of Anna"
+        assert stage.parameters["speakers"] == 2
+        assert (await client.run(recording, clips=[])).succeeded
+
+
+@both
+@asynchronous
+async def test_residual_or_original_can_be_transcribed(
+    tmp_path: Path, recording: Path, kind: str
+) -> None:
+    async with (
+        serving(tmp_path, FakeDaemon(auto=True)) as (daemon, front),
+        Caller(kind, front.address) as client,
+    ):
+        for wanted in ("target", "residual", "original"):
+            await client.run(recording, separate="music", transcribe_from=wanted)
+        inputs = [request.stages[1].input for request in daemon.requests]
+        assert inputs == [None, InputRef(role="residual"), daemon.requests[2].source]
+
+
+@both
+@asynchronous
 async def test_run_returns_a_failed_job_with_its_reason(
     tmp_path: Path, recording: Path, kind: str
 ) -> None:
@@ -345,6 +380,8 @@ async def test_run_returns_a_failed_job_with_its_reason(
         (Plan(language="english"), "audio", "PARAMETER_INVALID"),
         (Plan(transcribe=False, analyze="summary"), "audio", "TRANSCRIPT_NEEDED"),
         (Plan(), "transcript", "AUDIO_NEEDED"),
+        (Plan(transcribe_from="residual"), "audio", "NOTHING_SEPARATED"),
+        (Plan(clips=(("SPEAKER_01", Path("a.wav")),)), "audio", "PARAMETER_INVALID"),
     ],
 )
 def test_plan_that_cannot_be_done_is_refused_before_anything_is_sent(

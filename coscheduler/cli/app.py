@@ -13,7 +13,7 @@ from coscheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED, chat
 from coscheduler.cli.gpu import gpu_app
 from coscheduler.cli.options import ConfigOfCall, Json, PriorityClass, examples
 from coscheduler.cli.separate import separate
-from coscheduler.cli.transcribe import transcribe
+from coscheduler.cli.transcribe import Format, chosen, transcribe
 from coscheduler.core.model import EngineName
 
 app = typer.Typer(
@@ -31,6 +31,8 @@ app.add_typer(jobs_app, name="jobs")
 models_app = typer.Typer(no_args_is_help=True, help="List, fetch and check model files.")
 app.add_typer(models_app, name="models")
 app.add_typer(gpu_app, name="gpu")
+transcripts_app = typer.Typer(no_args_is_help=True, help="Join transcripts of one recording.")
+app.add_typer(transcripts_app, name="transcripts")
 
 
 class OverflowPolicy(StrEnum):
@@ -47,6 +49,14 @@ class PieceModeName(StrEnum):
     MAP = "map"
     REFINE = "refine"
     TREE = "tree"
+
+
+class TranscribedSound(StrEnum):
+    """What of a recording is written down, as `client.requests.Transcribed`."""
+
+    TARGET = "target"
+    RESIDUAL = "residual"
+    ORIGINAL = "original"
 
 
 class KvType(StrEnum):
@@ -153,6 +163,9 @@ def run(
         str | None, typer.Option(metavar="TEXT", help="Pull this sound out first.")
     ] = None,
     transcribe: Annotated[bool, typer.Option(help="Write down who said what and when.")] = True,
+    transcribe_from: Annotated[
+        TranscribedSound, typer.Option(help="After --separate: the sound, the rest, or the whole.")
+    ] = TranscribedSound.TARGET,
     analyze: Annotated[
         str | None,
         typer.Option(
@@ -222,7 +235,7 @@ def run(
     deadline_ms = None if deadline is None else time.time_ns() // 1_000_000 + 1000 * deadline
     plan = Plan(
         separate, transcribe, name, prompt, language, priority_class, analysis,
-        quality_min=quality_min, deadline_ms=deadline_ms,
+        quality_min=quality_min, deadline_ms=deadline_ms, transcribe_from=transcribe_from.value,
     )  # fmt: skip
     recordings = runs.prepare(audio, out, plan)
     if dry_run:
@@ -249,6 +262,9 @@ app.command(
         "coscheduler transcribe talk.mp3 --language en --output_dir out",
         "coscheduler transcribe *.wav -f srt --max_line_width 42 --max_line_count 2 -o subtitles",
         "coscheduler transcribe meeting.m4a --diarize --min_speakers 2 --config configs/24gb.toml",
+        "coscheduler transcribe meeting.m4a --speaker Anna=anna.wav --speaker Bert=bert.wav",
+        "coscheduler transcribe talk.wav --separate 'Anna=a woman speaking' --separate 'Bert=a man "
+        "speaking'",
     )
 )(transcribe)
 app.command(epilog=chat.EPILOG)(chat.chat)
@@ -432,6 +448,37 @@ def check_model(
         raise typer.Exit(model_files.check(config, as_json))
     if file is not None:
         models.check(file, kv_budget, n_ctx, kv_type.value if kv_type else "", memory, as_json)
+
+
+@transcripts_app.command(
+    "join",
+    epilog=examples(
+        "coscheduler transcripts join Anna=1/transcript.json Bert=2/transcript.json -o joined",
+        "coscheduler transcripts join monday.json -f srt -o subtitles",
+    ),
+)
+def join_transcripts(
+    parts: Annotated[
+        list[str],
+        typer.Argument(metavar="[NAME=]FILE", help="A transcript.json and who speaks in it."),
+    ],
+    output_dir: Annotated[
+        Path,
+        typer.Option("--output_dir", "-o", metavar="DIR", help="DIR/transcript.srt and so on."),
+    ] = Path(),
+    output_format: Annotated[
+        Format, typer.Option("--output_format", "-f", help="What to write; all: not aud.")
+    ] = Format.ALL,
+    as_json: Json = False,
+) -> None:
+    """Make one transcript of several of the same recording, each of one voice, by their times.
+
+    Every segment and word is kept, also where several speak at once. Without a NAME the speakers
+    stay as they are in the FILE. Needs no daemon. Exit status: 0 done, 2 wrong usage.
+    """
+    from coscheduler.cli import voices
+
+    voices.join_files(parts, output_dir, chosen(output_format), as_json)
 
 
 @app.command(

@@ -10,7 +10,7 @@ from typing import Any
 from coscheduler.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREACHABLE
 from coscheduler.cli.say import notice
 from coscheduler.cli.view import Watching
-from coscheduler.client import AsyncClient, JobSnapshot, Plan
+from coscheduler.client import Artifact, AsyncClient, JobSnapshot, Plan
 from coscheduler.client.results import failure_fields, metrics
 from coscheduler.client.transfer import clean_name, kind_of, open_source
 from coscheduler.core.model import Failure
@@ -21,11 +21,15 @@ CANCEL_SECONDS_MAX = 15.0
 
 @dataclass
 class Recording:
-    """One recording on its way: what is known of its job, its files, and what went wrong."""
+    """One recording on its way: what is known of its job, its files, and what went wrong.
+
+    `plan` is what to do with it, where that is not what is done with the others.
+    """
 
     path: Path
     folder: Path
     title: str
+    plan: Plan | None = None
     snapshot: JobSnapshot | None = None
     files: dict[str, Path] = field(default_factory=dict)
     error: CoschedulerError | None = None
@@ -90,8 +94,15 @@ async def run_all(
     What became of each stands in the recording; errors of one do not touch the others.
     """
     async with AsyncClient(address) as client:
-        tasks = [asyncio.create_task(_carry_out(client, one, plan, view)) for one in recordings]
+        tasks: list[asyncio.Task[None]] = []
         try:
+            if (sent := await _send_clips(client, plan, recordings)) is None:
+                return False
+            uploads = _Uploads(client, view)
+            tasks += [
+                asyncio.create_task(_carry_out(client, one, one.plan or sent, view, uploads))
+                for one in recordings
+            ]
             await asyncio.gather(*tasks)
         except asyncio.CancelledError:
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -100,10 +111,40 @@ async def run_all(
     return False
 
 
-async def _carry_out(client: AsyncClient, recording: Recording, plan: Plan, view: Watching) -> None:
+async def _send_clips(
+    client: AsyncClient, plan: Plan, recordings: Sequence[Recording]
+) -> Plan | None:
+    """The plan with its clips uploaded; None when that failed, which then stands everywhere."""
     try:
-        on_bytes = partial(view.upload, recording.title)
-        artifact = await client.upload(recording.path, on_bytes)
+        return await client.send_clips(plan)
+    except CoschedulerError as error:
+        for recording in recordings:
+            recording.error = error
+        return None
+
+
+class _Uploads:
+    """Files on their way to the daemon, each once however many jobs read it."""
+
+    def __init__(self, client: AsyncClient, view: Watching) -> None:
+        self._client = client
+        self._view = view
+        self._tasks: dict[Path, asyncio.Task[Artifact]] = {}
+
+    async def artifact(self, recording: Recording) -> Artifact:
+        """The recording as the daemon has it. Raises CoschedulerError."""
+        if recording.path not in self._tasks:
+            on_bytes = partial(self._view.upload, recording.title)
+            sending = self._client.upload(recording.path, on_bytes)
+            self._tasks[recording.path] = asyncio.create_task(sending)
+        return await self._tasks[recording.path]
+
+
+async def _carry_out(
+    client: AsyncClient, recording: Recording, plan: Plan, view: Watching, uploads: _Uploads
+) -> None:
+    try:
+        artifact = await uploads.artifact(recording)
         request = plan.request(artifact.name, recording.title)
         recording.snapshot = await _surely(client.create_job(request), recording)
         async for snapshot in client.watch_job(recording.snapshot.job.name):

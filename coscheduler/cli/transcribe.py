@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -80,6 +80,15 @@ def transcribe(
     output_format: Annotated[
         Format, typer.Option("--output_format", "-f", help="What to write; all: not aud.")
     ] = Format.ALL,
+    separate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--separate",
+            metavar="[NAME=]TEXT",
+            help="A voice to pull out and write down by itself, 'Anna=a woman speaking'; what "
+            "several say becomes one transcript.",
+        ),
+    ] = None,
     language: Annotated[
         str, typer.Option("--language", metavar="CODE", help="en, de. (default: detect it)")
     ] = "",
@@ -159,6 +168,21 @@ def transcribe(
     speaker_embeddings: Annotated[
         bool, typer.Option("--speaker_embeddings", help="A vector for each voice, in the json.")
     ] = False,
+    speaker: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--speaker",
+            metavar="NAME=FILE",
+            help="Name the speaker who sounds as in this clip; for several give it several times. "
+            "Means --diarize.",
+        ),
+    ] = None,
+    speaker_distance: Annotated[
+        float,
+        typer.Option(
+            "--speaker_distance", metavar="X", help="Greatest cosine distance from a clip, 0 to 2."
+        ),
+    ] = 0.5,
     max_line_width: Annotated[
         int | None,
         typer.Option("--max_line_width", min=1, metavar="N", help="Characters in a line."),
@@ -175,16 +199,18 @@ def transcribe(
 ) -> None:
     """Write down recordings, all at once: DIR/<stem>.json, .srt, .vtt, .txt, .tsv, .metrics.json.
 
-    Models (Whisper, aligners, diarizer) are those of the config. What WhisperX accepts and ignores
-    (--temperature, --best_of, ...) is no option here. Ctrl-C cancels the jobs. Exit status: 0 done,
-    1 a job failed, 2 wrong usage, 3 no daemon.
+    Models (Whisper, aligners, diarizer) are those of the config. With --speaker the speakers that
+    are told apart have names; with --separate each voice is pulled out and written down by itself,
+    also where several speak at once, and one transcript is made of all. What WhisperX accepts and
+    ignores (--temperature, --best_of, ...) is no option here. Ctrl-C cancels the jobs. Exit status:
+    0 done, 1 a job failed, 2 wrong usage, 3 no daemon.
     """
-    from coscheduler.cli import private, say
+    from coscheduler.cli import private, say, voices
     from coscheduler.cli import run as runs
     from coscheduler.cli.view import Watching, outcome
     from coscheduler.client import Plan
 
-    formats = ALL if output_format is Format.ALL else (output_format.value,)
+    formats = chosen(output_format)
     transcription = {
         "formats": formats,
         "task": task.value,
@@ -203,11 +229,12 @@ def transcribe(
         "align": not no_align,
         "char_alignments": return_char_alignments,
         "interpolate_method": interpolate_method.value,
-        "diarize": diarize,
+        "diarize": diarize or bool(speaker),
         "speakers": num_speakers,
         "speakers_min": min_speakers,
         "speakers_max": max_speakers,
         "speaker_embeddings": speaker_embeddings,
+        "speaker_distance_max": speaker_distance,
         "max_line_width": max_line_width,
         "max_line_count": max_line_count,
         "highlight_words": highlight_words,
@@ -216,25 +243,46 @@ def transcribe(
         language=language,
         transcription={name: value for name, value in transcription.items() if value is not None},
         quality_min=None if compute_type is Precision.DEFAULT else 0,
+        clips=voices.clips(speaker or ()),
     )
+    said = voices.voices(separate or (), plan)
     recordings = runs.prepare(audio, output_dir, plan)
     console = say.console(as_json=as_json)
     with tempfile.TemporaryDirectory(prefix=".coscheduler-", dir=output_dir) as scratch:
         for recording in recordings:
             recording.folder = Path(scratch) / recording.folder.name
+        made = [voices.parts(one, said, plan) if said else [one] for one in recordings]
+        everything = [part for parts in made for part in parts]
         with private.reachable(context.obj, config) as address, Watching(console) as view:
-            interrupted = asyncio.run(runs.run_all(address, recordings, plan, view))
-        for recording in recordings:
-            place(recording, output_dir, formats)
-    for recording in recordings:
-        console.print(outcome(recording.metrics))
+            interrupted = asyncio.run(runs.run_all(address, everything, plan, view))
+        for recording, parts in zip(recordings, made, strict=True):
+            if said:
+                voices.join(recording, parts, said, formats)
+            place(recording, output_dir, formats, parts if said else ())
+    for part in everything:
+        console.print(outcome(part.metrics))
     if as_json:
-        say.print_json(runs.whole(recordings))
-    raise typer.Exit(runs.exit_code(recordings, interrupted))
+        say.print_json(voices.report(recordings, everything) if said else runs.whole(recordings))
+    raise typer.Exit(runs.exit_code(everything, interrupted))
 
 
-def place(recording: "Recording", output_dir: Path, formats: Iterable[str]) -> None:
-    """Move what was fetched to where WhisperX writes it, named after the recording."""
+def chosen(output_format: Format) -> tuple[str, ...]:
+    """The formats that are meant."""
+    return ALL if output_format is Format.ALL else (output_format.value,)
+
+
+def place(
+    recording: "Recording",
+    output_dir: Path,
+    formats: Iterable[str],
+    parts: Sequence["Recording"] = (),
+) -> None:
+    """Move what was fetched to where WhisperX writes it, named after the recording.
+
+    `parts` are the jobs of its voices, where each was transcribed by itself.
+    """
+    from coscheduler.cli import voices
+
     name, found = recording.folder.name, recording.files
     wanted = {"transcript" if kind == "json" else kind for kind in formats}
     recording.files = {
@@ -242,9 +290,10 @@ def place(recording: "Recording", output_dir: Path, formats: Iterable[str]) -> N
     }
     for role, target in recording.files.items():
         shutil.move(found[role], target)
-    if "metrics" in found:
+    if "metrics" in found or parts:
         target = recording.files["metrics"] = output_dir / f"{name}.metrics.json"
-        target.write_text(json.dumps(recording.metrics, indent=2) + "\n", encoding="ascii")
+        metrics = voices.report([recording], parts) if parts else recording.metrics
+        target.write_text(json.dumps(metrics, indent=2) + "\n", encoding="ascii")
 
 
 def _batch_size(text: str) -> int | None:

@@ -1,7 +1,7 @@
 """The asyncio client."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from coscheduler.client.channel import (
     Patience,
     resolve_address,
 )
-from coscheduler.client.requests import Plan
+from coscheduler.client.requests import Plan, Transcribed
 from coscheduler.client.results import RunResult, ignore_update
 from coscheduler.client.transfer import (
     Landing,
@@ -293,8 +293,14 @@ class AsyncClient:
     ) -> JobSnapshot:
         """Check the plan, upload the file and ask for the job."""
         plan.check(kind_of(Path(audio)))
+        plan = await self.send_clips(plan)
         artifact = await self.upload(audio, on_upload)
         return await self.create_job(plan.request(artifact.name, clean_name(Path(audio))))
+
+    async def send_clips(self, plan: Plan) -> Plan:
+        """Upload the clips of a plan; the plan that names what was uploaded."""
+        sent = [(await self.upload(path, kind="audio")).name for _, path in plan.clips]
+        return plan.with_clips(sent)
 
     async def fetch(self, snapshot: JobSnapshot, folder: Path | str) -> dict[str, Path]:
         """Download every output of a job and write `metrics.json`; returns the files by role."""
@@ -315,18 +321,23 @@ class AsyncClient:
         priority: Priority = Priority.NORMAL,
         analysis: Mapping[str, Any] | None = None,
         separation: Mapping[str, Any] | None = None,
+        transcription: Mapping[str, Any] | None = None,
+        transcribe_from: Transcribed = "target",
+        clips: Sequence[tuple[str, Path | str]] = (),
         out: Path | str | None = None,
         on_update: Callable[[JobSnapshot], None] = ignore_update,
     ) -> RunResult:
         """A recording in, its results out: upload, job, watch, and with `out` the files.
 
         `separate` is the sound to pull out, `analyze` a template ("summary", "actions"), `prompt` a
-        question of one's own; `separation` and `analysis` have further parameters: see `Plan`.
+        question of one's own; `separation`, `transcription` and `analysis` have further parameters,
+        `clips` names and files of voices to look for: see `Plan`.
         A job that fails is returned, not raised: see `RunResult.succeeded`.
         """
         plan = Plan(
             separate, transcribe, analyze, prompt, language, priority,
-            analysis or {}, separation or {},
+            analysis or {}, separation or {}, transcription or {}, transcribe_from=transcribe_from,
+            clips=tuple((name, Path(path)) for name, path in clips),
         )  # fmt: skip
         snapshot = await self.submit(audio, plan)
         async for update in self.watch_job(snapshot.job.name):

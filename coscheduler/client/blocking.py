@@ -1,7 +1,7 @@
 """The blocking client: the same calls as `AsyncClient`, for code without an event loop."""
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from coscheduler.client.channel import (
     Patience,
     resolve_address,
 )
-from coscheduler.client.requests import Plan
+from coscheduler.client.requests import Plan, Transcribed
 from coscheduler.client.results import RunResult, ignore_update
 from coscheduler.client.transfer import (
     Landing,
@@ -273,8 +273,14 @@ class Client:
     ) -> JobSnapshot:
         """Check the plan, upload the file and ask for the job."""
         plan.check(kind_of(Path(audio)))
+        plan = self.send_clips(plan)
         artifact = self.upload(audio, on_upload)
         return self.create_job(plan.request(artifact.name, clean_name(Path(audio))))
+
+    def send_clips(self, plan: Plan) -> Plan:
+        """Upload the clips of a plan; the plan that names what was uploaded."""
+        sent = [self.upload(path, kind="audio").name for _, path in plan.clips]
+        return plan.with_clips(sent)
 
     def fetch(self, snapshot: JobSnapshot, folder: Path | str) -> dict[str, Path]:
         """Download every output of a job and write `metrics.json`; returns the files by role."""
@@ -295,18 +301,23 @@ class Client:
         priority: Priority = Priority.NORMAL,
         analysis: Mapping[str, Any] | None = None,
         separation: Mapping[str, Any] | None = None,
+        transcription: Mapping[str, Any] | None = None,
+        transcribe_from: Transcribed = "target",
+        clips: Sequence[tuple[str, Path | str]] = (),
         out: Path | str | None = None,
         on_update: Callable[[JobSnapshot], None] = ignore_update,
     ) -> RunResult:
         """A recording in, its results out: upload, job, watch, and with `out` the files.
 
         `separate` is the sound to pull out, `analyze` a template ("summary", "actions"), `prompt` a
-        question of one's own; `separation` and `analysis` have further parameters: see `Plan`.
+        question of one's own; `separation`, `transcription` and `analysis` have further parameters,
+        `clips` names and files of voices to look for: see `Plan`.
         A job that fails is returned, not raised: see `RunResult.succeeded`.
         """
         plan = Plan(
             separate, transcribe, analyze, prompt, language, priority,
-            analysis or {}, separation or {},
+            analysis or {}, separation or {}, transcription or {}, transcribe_from=transcribe_from,
+            clips=tuple((name, Path(path)) for name, path in clips),
         )  # fmt: skip
         snapshot = self.submit(audio, plan)
         for update in self.watch_job(snapshot.job.name):

@@ -122,7 +122,7 @@ class FakeDaemon:
     ) -> Artifact:
         audio = AudioFacts(2000, 16_000, 1, "pcm") if kind == "audio" else None
         artifact = Artifact(
-            f"artifacts/{len(self.artifacts):04x}", kind, media_type, filename, len(data),
+            f"artifacts/{len(self.artifacts):032x}", kind, media_type, filename, len(data),
             hashlib.sha256(data).hexdigest(), 1000 + len(self.artifacts), job, audio,
         )  # fmt: skip
         self.artifacts[artifact.name] = (artifact, data)
