@@ -21,7 +21,6 @@ from torch.nn import functional
 
 from coscheduler.demo import tiny_aligner
 from train import corpus, sentences, training, windows
-from train.recogniser import CLIPS, UTTERANCES
 from train.speech import RATE_HZ
 from train.windows import Loudness, Window
 
@@ -167,7 +166,7 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     net = model().to(options.device).train()
-    data = corpus.open_or_make(options.work, UTTERANCES, CLIPS)
+    data = corpus.open_or_make(options.work)
     checkpoint = options.work / "aligner" / "checkpoint.pt"
     recipe = training.Recipe(
         options.minutes, seed=options.seed, processor_time=options.device == "cpu"

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from train import sentences, sounds, speech
+from train.sounds import KINDS, Kind
 from train.speech import RATE_HZ, Samples, Spoken, Word
 
+UTTERANCES, CLIPS = 20_000, 400  # of each kind
 CLIP_SECONDS = 8
 CLIP_LEVEL = 0.1  # root mean square of a stored clip: its peaks fit into 16 bits
 _SOURCES = ("sentences.py", "sounds.py", "speech.py")
@@ -39,19 +41,23 @@ class Corpus:
         words = tuple(Word(*word) for word in entry["words"])
         return Spoken(_float(samples), RATE_HZ, words)
 
-    def sound(self, rng: np.random.Generator, count: int) -> Samples:
-        """`count` samples of any kind, from a place of its own; root mean square about 1."""
-        kind = sounds.KINDS[rng.integers(len(sounds.KINDS))]
+    def sound(
+        self, rng: np.random.Generator, count: int, kinds: tuple[Kind, ...] = KINDS
+    ) -> Samples:
+        """`count` samples of one of `kinds`, from a place of its own; root mean square about 1."""
+        kind = kinds[rng.integers(len(kinds))]
         clip = self.sounds[kind][rng.integers(len(self.sounds[kind]))]
         first = rng.integers(len(clip))
         return _float(np.take(clip, np.arange(first, first + count), mode="wrap")) / CLIP_LEVEL
 
 
-def open_or_make(work: Path, utterances: int, clips: int, seed: int = 0) -> Corpus:
+def open_or_make(
+    work: Path, utterances: int = UTTERANCES, clips: int = CLIPS, seed: int = 0
+) -> Corpus:
     """The corpus of `utterances` sentences and `clips` of each kind below `work`; made if it is not
     there, which takes 4 ms a sentence and 15 ms a clip.
     """
-    folder = work / f"corpus-{utterances}-{clips}-{seed}-{_identity()}"
+    folder = work / f"corpus-{utterances}-{clips}-{seed}-{identity()}"
     if not folder.exists():
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=work) as scratch, Progress() as progress:
@@ -67,14 +73,14 @@ def _open(folder: Path) -> Corpus:
     lines = (folder / "speech.jsonl").read_text(encoding="utf-8").splitlines()
     clips: dict[str, NDArray[np.int16]] = {
         kind: np.memmap(folder / f"{kind}.i16", np.int16, "r").reshape(-1, CLIP_SECONDS * RATE_HZ)
-        for kind in sounds.KINDS
+        for kind in KINDS
     }
     spoken = np.memmap(folder / "speech.i16", np.int16, "r")
     return Corpus(spoken, tuple(json.loads(line) for line in lines), clips)
 
 
 def _write_sounds(folder: Path, clips: int, progress: Progress) -> None:
-    for kind in sounds.KINDS:
+    for kind in KINDS:
         with (folder / f"{kind}.i16").open("wb") as file:
             for index in progress.track(range(clips), description=kind):
                 clip = sounds.clip(kind, "train", index, CLIP_SECONDS) * CLIP_LEVEL
@@ -95,7 +101,8 @@ def _write_speech(folder: Path, utterances: int, seed: int, progress: Progress) 
             first += count
 
 
-def _identity() -> str:
+def identity() -> str:
+    """A hash of what makes sentences, speech and sounds."""
     digest = hashlib.sha256()
     for name in _SOURCES:
         digest.update((Path(__file__).parent / name).read_bytes())

@@ -23,6 +23,7 @@ from train import (
     corpus,
     features,
     sentences,
+    separated,
     training,
     whisper_export,
     whisper_tokens,
@@ -33,13 +34,13 @@ from train.whisper_model import POSITIONS, Shape, Whisper
 from train.windows import Window
 
 NAME = "whisper-demo"
-UTTERANCES, CLIPS = 20_000, 400
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _TAIL = 32  # positions that stand for the silence up to 30 s
 _POSITION_SECONDS = 0.02
 _GUIDE_MARGIN_SECONDS = 0.05
 _IGNORED = -100
 _TIMESTAMP_SHARE, _ZERO_PADDING_SHARE, _NARROW_SHARE, _MASK_SHARE = 0.25, 0.15, 0.3, 0.4
+_SINGLE_SHARE, _SEPARATED_SHARE = 0.15, 0.33  # of the time; of the windows after it
 _SMOOTHING = 0.03
 _WEIGHTS = {"guide": 0.3, "word": 0.5, "letter": 0.25}
 
@@ -202,19 +203,29 @@ def _frame_loss(logits: Tensor, wanted: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Losses of one step: single sentences first, then windows of up to 6.4 s."""
+    """Losses of one step: single sentences first, then windows of up to 6.4 s, of which a share
+    is what the separator leaves of speech among sounds.
+    """
 
     net: Whisper
     data: corpus.Corpus
+    pool: separated.Pool
     device: str
 
     def __call__(self, rng: np.random.Generator, share: float) -> dict[str, Tensor]:
         """See `training.Losses`."""
-        size, seconds, said = (32, 4.0, 1) if share < 0.15 else (20, 6.4, 3)
-        drawn = [windows.draw(self.data, rng, seconds, said) for _ in range(size)]
+        if share < _SINGLE_SHARE:
+            drawn = [windows.draw(self.data, rng, 4.0, 1) for _ in range(32)]
+        else:
+            drawn = [self._window(rng) for _ in range(20)]
         made = batch(drawn, rng).to(self.device)
         with torch.autocast(self.device, torch.bfloat16):
             return losses(self.net, made)
+
+    def _window(self, rng: np.random.Generator) -> Window:
+        if rng.random() < _SEPARATED_SHARE:
+            return self.pool.draw(rng)
+        return windows.draw(self.data, rng, 6.4, 3)
 
 
 def main(arguments: list[str]) -> int:
@@ -223,12 +234,13 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     net = model().to(options.device)
-    data = corpus.open_or_make(options.work, UTTERANCES, CLIPS)
+    data = corpus.open_or_make(options.work)
+    pool = separated.open_or_make(options.work, data)
     checkpoint = options.work / "recogniser" / "checkpoint.pt"
     recipe = training.Recipe(
         options.minutes, seed=options.seed, processor_time=options.device == "cpu"
     )
-    training.fit(net, Curriculum(net, data, options.device), recipe, checkpoint)
+    training.fit(net, Curriculum(net, data, pool, options.device), recipe, checkpoint)
     if options.export:
         whisper_export.write(net.cpu().eval(), options.export / NAME)
     return 0

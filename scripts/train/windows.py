@@ -20,10 +20,13 @@ _MARGIN_SECONDS = 0.03  # what speech detection leaves around speech
 
 @dataclass(frozen=True)
 class Loudness:
-    """How often there is a background, and how far below the speech in dB."""
+    """How often there is a background, how far below the speech in dB, and of which kinds: one
+    that is named twice comes twice as often.
+    """
 
     share: float = 0.6
     snr_db: tuple[float, float] = (0.0, 20.0)
+    kinds: tuple[sounds.Kind, ...] = sounds.KINDS
 
 
 LOUD = Loudness()
@@ -55,7 +58,7 @@ def draw(
     window = _joined(corpus, rng, seconds_max, int(rng.integers(1, sentences + 1)))
     samples = window.samples
     if rng.random() < loudness.share:
-        other = corpus.sound(rng, len(samples))
+        other = corpus.sound(rng, len(samples), loudness.kinds)
         samples = sounds.mixed(samples, other, rng.uniform(*loudness.snr_db))
     gain = np.float32(10 ** (rng.uniform(*_GAIN_DB) / 20))
     return replace(window, samples=np.clip(samples * gain, -1.0, 1.0))
