@@ -221,6 +221,22 @@ class Settings(_Section):
         return self.store.data_dir or default_data_dir()
 
 
+def with_whisper(settings: Settings, model: str) -> Settings:
+    """The settings with another Whisper, a folder or "hub:owner/name".
+
+    Raises InvalidInput CONFIG_INVALID where nothing is said of transcription.
+    """
+    if settings.transcription is None:
+        raise InvalidInput(
+            "CONFIG_INVALID",
+            f"the config has no [transcription] section in which {model} could be the model",
+            field="transcription",
+        )
+    raw = settings.transcription.model_dump(exclude={"model", "shape"}) | {"model": model}
+    section = parse({"transcription": raw}, Path.cwd()).transcription
+    return settings.model_copy(update={"transcription": section})
+
+
 def default_address() -> str:
     """A unix socket in the user's runtime directory, else in a temp directory of the user's own."""
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")

@@ -28,6 +28,7 @@ Overflow = Literal["split", "fold", "refuse"]
 PieceMode = Literal["map", "refine", "tree"]
 
 
+ModelName = Annotated[str, Field(max_length=1000)]
 VariableText = Annotated[str, Field(max_length=2000)]
 # It stands in brackets before what is said; <, > and line ends would break subtitles.
 SpeakerName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\[\]<>]{1,100}$")]
@@ -108,6 +109,8 @@ class TranscribeParameters(_Parameters):
     """Who said what, when. An empty `language` means: detect it. None: as the config has it.
 
     What WhisperX accepts and ignores (temperature and its fallbacks, best_of) is not here.
+    `model`, `align_model` and `diarize_model` name models that the config has, by path, folder or
+    repository; "" is the config's own, of aligners that of the language.
     `batch_size_max` bounds the batch that the memory allows; `beam_size` may not exceed that of the
     config, which is what memory is planned for. A translation is into English and has no word
     times; lines of subtitles are laid out by word, so that their options need word times.
@@ -117,6 +120,9 @@ class TranscribeParameters(_Parameters):
     of one name are averaged.
     """
 
+    model: ModelName = ""
+    align_model: ModelName = ""
+    diarize_model: ModelName = ""
     language: Annotated[str, Field(pattern=r"^([a-z]{2,3})?$")] = ""
     task: SpeechTask = "transcribe"
     formats: tuple[TranscriptFormat, ...] = FORMATS

@@ -55,13 +55,20 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A daemon whose engines only take memory; they hear "hello" in everything."""
-    config = tmp_path_factory.mktemp("daemon") / "config.toml"
-    config.write_text(
-        'engines = "fake"\n[store]\ndata_dir = "data"\n[transcription]\nmodel = "x"\n'
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Engines that only take memory; they hear "hello" in everything."""
+    path = tmp_path_factory.mktemp("daemon") / "config.toml"
+    path.write_text(
+        'engines = "fake"\n[server]\nlisten = "unix:/nowhere/d.sock"\n'
+        '[store]\ndata_dir = "data"\n[transcription]\nmodel = "x"\n'
         '[separation]\nmodel = "x"\ntext_encoder = "x"\n'
     )
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(config: Path) -> Iterator[str]:
+    """The address of a daemon."""
     with private.started(config) as address:
         yield address
 
@@ -110,6 +117,25 @@ def test_voices_that_are_separated_become_one_transcript(
         "talk.wav-2: Anna", "talk.wav-2: a man speaking",
     ]  # fmt: skip
     assert str(out / "talk-2.srt") in metrics["files"]
+
+
+def test_a_model_that_the_daemon_does_not_have_is_refused(
+    call: Call, server: str, recordings: list[Path], tmp_path: Path
+) -> None:
+    base = ("--server", server, "transcribe", recordings[0], "-o", tmp_path, "-f", "txt")
+    said = call(*base, "--model", "large-v3")
+    assert said.status == 1
+    assert "asks for 'large-v3'" in said.out and "leave the model out" in said.out
+    assert call(*base, "--model", "x").status == 0
+
+
+def test_a_daemon_that_is_started_for_the_call_takes_another_whisper(
+    call: Call, config: Path, recordings: list[Path], tmp_path: Path
+) -> None:
+    base = ("transcribe", recordings[0], "-o", tmp_path, "-f", "json", "--config", config)
+    said = call(*base, "--model", "hub:Systran/faster-whisper-tiny")
+    assert said.status == 0, said.err
+    assert (tmp_path / "talk.json").exists()
 
 
 def test_transcripts_are_joined_without_a_daemon(call: Call, tmp_path: Path) -> None:
@@ -215,7 +241,8 @@ def test_every_option_becomes_a_parameter(
         "--diarize", "--min_speakers", "2", "--max_speakers", "3", "--speaker_embeddings",
         "--max_line_width", "42", "--max_line_count", "2", "--highlight_words",
         "--speaker", f"Anna={recordings[0]}", "--speaker", f"Bert={recordings[1]}",
-        "--speaker_distance", "0.75",
+        "--speaker_distance", "0.75", "--model", tmp_path, "--align_model", "large",
+        "--diarize_model", "hub:a/b",
     )  # fmt: skip
     (plan,) = asked
     assert plan.clips == (("Anna", recordings[0]), ("Bert", recordings[1]))
@@ -229,5 +256,6 @@ def test_every_option_becomes_a_parameter(
         "align": True, "char_alignments": True, "interpolate_method": "linear", "diarize": True,
         "speakers": 0, "speakers_min": 2, "speakers_max": 3, "speaker_embeddings": True,
         "max_line_width": 42, "max_line_count": 2, "highlight_words": True,
-        "speaker_distance_max": 0.75,
+        "speaker_distance_max": 0.75, "model": str(tmp_path), "align_model": "large",
+        "diarize_model": "hub:a/b",
     }  # fmt: skip

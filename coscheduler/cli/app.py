@@ -116,6 +116,7 @@ def serve(
     data_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The store's folder. (default: the config's)")
     ] = None,
+    whisper: Annotated[str | None, typer.Option(hidden=True)] = None,
     until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C. Prints "listening on ADDRESS" when it is ready.
@@ -127,10 +128,12 @@ def serve(
 
     """
     from coscheduler import logs
-    from coscheduler.config import load
+    from coscheduler.config import load, with_whisper
     from coscheduler.rpc.server import serve as run_daemon
 
     settings = load(config)
+    if whisper is not None:
+        settings = with_whisper(settings, whisper)
     if listen is not None:
         server = settings.server.model_copy(update={"listen": listen})
         settings = settings.model_copy(update={"server": server})

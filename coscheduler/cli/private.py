@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -32,8 +32,11 @@ STORE_PREFIX = "call-"
 
 
 @contextmanager
-def reachable(server: str | None, config_path: Path | None) -> Iterator[str]:
-    """The address of a daemon: `server`, else a running one, else one started for this call.
+def reachable(
+    server: str | None, config_path: Path | None, options: Sequence[str] = ()
+) -> Iterator[str]:
+    """The address of a daemon: `server`, else a running one, else one started for this call, with
+    these further `options`.
 
     Raises Unavailable SERVER_UNREACHABLE, NO_CONFIG or DAEMON_DIED, and InvalidInput for a config
     that is wrong.
@@ -54,7 +57,7 @@ def reachable(server: str | None, config_path: Path | None) -> Iterator[str]:
             f"no daemon answers at {address}, and there is no config to start one "
             f"with; pass --config FILE or set COSCHEDULER_CONFIG",
         )
-    with started(settings_path) as address:
+    with started(settings_path, options) as address:
         yield address
 
 
@@ -100,8 +103,8 @@ def serve_command(config_path: Path, address: str, data_dir: str) -> list[str]:
 
 
 @contextmanager
-def started(config_path: Path) -> Iterator[str]:
-    """Start a daemon, yield its address, stop it and delete its store.
+def started(config_path: Path, options: Sequence[str] = ()) -> Iterator[str]:
+    """Start a daemon with further `options`, yield its address, stop it and delete its store.
 
     Raises Unavailable DAEMON_DIED with its words.
     """
@@ -116,7 +119,7 @@ def started(config_path: Path) -> Iterator[str]:
         address = f"unix:{folder}/d.sock"
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                serve_command(config_path, address, data_dir),
+                [*serve_command(config_path, address, data_dir), *options],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
                 start_new_session=True,  # a Ctrl-C is ours to answer: the job comes first
             )  # fmt: skip

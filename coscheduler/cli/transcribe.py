@@ -80,6 +80,26 @@ def transcribe(
     output_format: Annotated[
         Format, typer.Option("--output_format", "-f", help="What to write; all: not aud.")
     ] = Format.ALL,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="Whisper: a folder, hub:owner/name or, of the config's, its size. A daemon that "
+            "runs must have it; one that is started for this call takes it. "
+            "(default: the config's)",
+        ),
+    ] = "",
+    align_model: Annotated[
+        str,
+        typer.Option(
+            "--align_model", metavar="MODEL", help="One of the config's. (default: the language's)"
+        ),
+    ] = "",
+    diarize_model: Annotated[
+        str,
+        typer.Option("--diarize_model", metavar="MODEL", help="The config's; another is refused."),
+    ] = "",
     separate: Annotated[
         list[str] | None,
         typer.Option(
@@ -199,7 +219,7 @@ def transcribe(
 ) -> None:
     """Write down recordings, all at once: DIR/<stem>.json, .srt, .vtt, .txt, .tsv, .metrics.json.
 
-    Models (Whisper, aligners, diarizer) are those of the config. With --speaker the speakers that
+    Models are those of the config, if nothing else is said. With --speaker the speakers that
     are told apart have names; with --separate each voice is pulled out and written down by itself,
     also where several speak at once, and one transcript is made of all. What WhisperX accepts and
     ignores (--temperature, --best_of, ...) is no option here. Ctrl-C cancels the jobs. Exit status:
@@ -212,6 +232,9 @@ def transcribe(
 
     formats = chosen(output_format)
     transcription = {
+        "model": _place(model),
+        "align_model": _place(align_model),
+        "diarize_model": _place(diarize_model),
         "formats": formats,
         "task": task.value,
         "batch_size_max": _batch_size(batch_size),
@@ -253,7 +276,8 @@ def transcribe(
             recording.folder = Path(scratch) / recording.folder.name
         made = [voices.parts(one, said, plan) if said else [one] for one in recordings]
         everything = [part for parts in made for part in parts]
-        with private.reachable(context.obj, config) as address, Watching(console) as view:
+        own = ["--whisper", _place(model)] if model else []
+        with private.reachable(context.obj, config, own) as address, Watching(console) as view:
             interrupted = asyncio.run(runs.run_all(address, everything, plan, view))
         for recording, parts in zip(recordings, made, strict=True):
             if said:
@@ -294,6 +318,11 @@ def place(
         target = recording.files["metrics"] = output_dir / f"{name}.metrics.json"
         metrics = voices.report([recording], parts) if parts else recording.metrics
         target.write_text(json.dumps(metrics, indent=2) + "\n", encoding="ascii")
+
+
+def _place(model: str) -> str:
+    """A model as a daemon in another folder finds it."""
+    return str(Path(model).resolve()) if model and Path(model).is_dir() else model
 
 
 def _batch_size(text: str) -> int | None:

@@ -205,7 +205,7 @@ class Daemon:
         self._check_open()
         if known := await self._store.job_by_request(request.request_id):
             return self._loop.snapshot(known)
-        job = await intake.make_job(request, self._store, self._parts.clock.now_ms())
+        job = await self._make_job(request)
         await self._wait_for_descriptions(job.engines)
         async with self._creating:
             self._check_open()
@@ -217,10 +217,14 @@ class Daemon:
 
     async def plan_job(self, request: JobRequest) -> JobPlan:
         """See `api.DaemonApi`."""
-        job = await intake.make_job(request, self._store, self._parts.clock.now_ms())
+        job = await self._make_job(request)
         await self._wait_for_descriptions(job.engines)
         state = replace(self._scheduler.state(), now_ms=self._parts.clock.now_ms())
         return await asyncio.to_thread(plan_job, state, job)
+
+    async def _make_job(self, request: JobRequest) -> Job:
+        now_ms, transcription = self._parts.clock.now_ms(), self._settings.transcription
+        return await intake.make_job(request, self._store, now_ms, transcription)
 
     async def get_job(self, name: str) -> JobSnapshot:
         """See `api.DaemonApi`."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from coscheduler import stages as parameters
+from coscheduler.config import TranscriptionSettings
 from coscheduler.core.model import (
     InputRef,
     Job,
@@ -21,6 +22,7 @@ from coscheduler.core.model import (
     StageState,
 )
 from coscheduler.errors import InvalidInput, Refused
+from coscheduler.runtime import chosen
 from coscheduler.runtime.api import Artifact, JobRequest, StageRequest
 
 ROLES: dict[StageKind, tuple[str, ...]] = {
@@ -46,8 +48,12 @@ class Lookup(Protocol):
         ...
 
 
-async def make_job(request: JobRequest, lookup: Lookup, now_ms: int) -> Job:
-    """A checked job with a new name. Raises InvalidInput, NotFound or Refused INPUT_JOB_FAILED."""
+async def make_job(
+    request: JobRequest, lookup: Lookup, now_ms: int, transcription: TranscriptionSettings | None
+) -> Job:
+    """A checked job with a new name. Raises InvalidInput, NotFound or Refused INPUT_JOB_FAILED or
+    MODEL_NOT_CONFIGURED.
+    """
     _check_texts(request)
     _check_numbers(request)
     priority = priority_of(request.priority)
@@ -57,6 +63,8 @@ async def make_job(request: JobRequest, lookup: Lookup, now_ms: int) -> Job:
     made: list[Stage] = []
     for stage in request.stages:
         values = parameters.parse(stage.kind, stage.parameters).model_dump(mode="json")
+        if transcription is not None and stage.kind is StageKind.TRANSCRIBE:
+            values = chosen.resolved(values, transcription)
         for artifact in parameters.named_artifacts(values):
             await _check_clip(artifact, lookup)
         ref = _input_of(stage, request, name, made)

@@ -766,6 +766,9 @@ class TranscribeParameters(_message.Message):
     HIGHLIGHT_WORDS_FIELD_NUMBER: _builtins.int
     KNOWN_SPEAKERS_FIELD_NUMBER: _builtins.int
     SPEAKER_DISTANCE_MAX_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    ALIGN_MODEL_FIELD_NUMBER: _builtins.int
+    DIARIZE_MODEL_FIELD_NUMBER: _builtins.int
     language: _builtins.str
     """ISO 639 code of the language, for example "en"; empty means: detect it."""
     align: _builtins.bool
@@ -818,6 +821,16 @@ class TranscribeParameters(_message.Message):
     """Greatest cosine distance between a clip and the speaker that gets its name, above 0 to 2.
     Absent means 0.5.
     """
+    model: _builtins.str
+    """The Whisper model, by its path, folder or repository in the daemon's config; MODEL_NOT_CONFIGURED
+    when the config has another one. Empty means the one it has.
+    """
+    align_model: _builtins.str
+    """The aligner, by its key, path, folder or repository in the daemon's config; or
+    MODEL_NOT_CONFIGURED. Empty means the one for the language.
+    """
+    diarize_model: _builtins.str
+    """The diarizer, as the Whisper model."""
     @_builtins.property
     def formats(self) -> _containers.RepeatedScalarFieldContainer[Global___TranscriptFormat.ValueType]:
         """Which files to write; none means json, srt, vtt, txt and tsv."""
@@ -863,10 +876,13 @@ class TranscribeParameters(_message.Message):
         highlight_words: _builtins.bool = ...,
         known_speakers: _abc.Iterable[Global___KnownSpeaker] | None = ...,
         speaker_distance_max: _builtins.float | None = ...,
+        model: _builtins.str = ...,
+        align_model: _builtins.str = ...,
+        diarize_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_align", b"_align", "_batch_max_count", b"_batch_max_count", "_beam_count", b"_beam_count", "_chunk_ms", b"_chunk_ms", "_diarize", b"_diarize", "_length_penalty", b"_length_penalty", "_line_character_max_count", b"_line_character_max_count", "_line_max_count", b"_line_max_count", "_patience", b"_patience", "_speaker_distance_max", b"_speaker_distance_max", "_vad_offset", b"_vad_offset", "_vad_onset", b"_vad_onset", "align", b"align", "batch_max_count", b"batch_max_count", "beam_count", b"beam_count", "chunk_ms", b"chunk_ms", "diarize", b"diarize", "length_penalty", b"length_penalty", "line_character_max_count", b"line_character_max_count", "line_max_count", b"line_max_count", "patience", b"patience", "speaker_distance_max", b"speaker_distance_max", "vad_offset", b"vad_offset", "vad_onset", b"vad_onset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_align", b"_align", "_batch_max_count", b"_batch_max_count", "_beam_count", b"_beam_count", "_chunk_ms", b"_chunk_ms", "_diarize", b"_diarize", "_length_penalty", b"_length_penalty", "_line_character_max_count", b"_line_character_max_count", "_line_max_count", b"_line_max_count", "_patience", b"_patience", "_speaker_distance_max", b"_speaker_distance_max", "_vad_offset", b"_vad_offset", "_vad_onset", b"_vad_onset", "align", b"align", "batch_max_count", b"batch_max_count", "beam_count", b"beam_count", "char_alignments", b"char_alignments", "chunk_ms", b"chunk_ms", "diarize", b"diarize", "formats", b"formats", "highlight_words", b"highlight_words", "hotwords", b"hotwords", "initial_prompt", b"initial_prompt", "interpolate_method", b"interpolate_method", "known_speakers", b"known_speakers", "language", b"language", "length_penalty", b"length_penalty", "line_character_max_count", b"line_character_max_count", "line_max_count", b"line_max_count", "patience", b"patience", "speaker_count", b"speaker_count", "speaker_distance_max", b"speaker_distance_max", "speaker_embeddings", b"speaker_embeddings", "speakers_max_count", b"speakers_max_count", "speakers_min_count", b"speakers_min_count", "suppress_numerals", b"suppress_numerals", "suppress_tokens", b"suppress_tokens", "task", b"task", "vad_method", b"vad_method", "vad_offset", b"vad_offset", "vad_onset", b"vad_onset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_align", b"_align", "_batch_max_count", b"_batch_max_count", "_beam_count", b"_beam_count", "_chunk_ms", b"_chunk_ms", "_diarize", b"_diarize", "_length_penalty", b"_length_penalty", "_line_character_max_count", b"_line_character_max_count", "_line_max_count", b"_line_max_count", "_patience", b"_patience", "_speaker_distance_max", b"_speaker_distance_max", "_vad_offset", b"_vad_offset", "_vad_onset", b"_vad_onset", "align", b"align", "align_model", b"align_model", "batch_max_count", b"batch_max_count", "beam_count", b"beam_count", "char_alignments", b"char_alignments", "chunk_ms", b"chunk_ms", "diarize", b"diarize", "diarize_model", b"diarize_model", "formats", b"formats", "highlight_words", b"highlight_words", "hotwords", b"hotwords", "initial_prompt", b"initial_prompt", "interpolate_method", b"interpolate_method", "known_speakers", b"known_speakers", "language", b"language", "length_penalty", b"length_penalty", "line_character_max_count", b"line_character_max_count", "line_max_count", b"line_max_count", "model", b"model", "patience", b"patience", "speaker_count", b"speaker_count", "speaker_distance_max", b"speaker_distance_max", "speaker_embeddings", b"speaker_embeddings", "speakers_max_count", b"speakers_max_count", "speakers_min_count", b"speakers_min_count", "suppress_numerals", b"suppress_numerals", "suppress_tokens", b"suppress_tokens", "task", b"task", "vad_method", b"vad_method", "vad_offset", b"vad_offset", "vad_onset", b"vad_onset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__align: _TypeAlias = _typing.Literal["align"]  # noqa: Y015
     _WhichOneofArgType__align: _TypeAlias = _typing.Literal["_align", b"_align"]  # noqa: Y015

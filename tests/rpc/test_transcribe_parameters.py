@@ -11,6 +11,9 @@ from coscheduler.rpc.convert.parameters import get_parameters, put_parameters
 from coscheduler.v1 import job_pb2
 
 FULL: dict[str, Any] = {
+    "model": "small",
+    "align_model": "hub:facebook/wav2vec2-base-960h",
+    "diarize_model": "/models/community-1",
     "language": "de",
     "task": "transcribe",
     "formats": ["json", "aud"],

@@ -11,6 +11,7 @@ import pytest
 from coscheduler.config import MIB
 from coscheduler.core.model import EngineName, InputRef, JobState, StageKind, StageState
 from coscheduler.errors import CoschedulerError, Exhausted, InvalidInput, NotFound, Refused
+from coscheduler.runtime import intake
 from coscheduler.runtime.api import JobRequest, JobSnapshot, StageRequest
 from coscheduler.runtime.daemon import open_daemon
 from tests.runtime.support import (
@@ -287,7 +288,11 @@ def test_a_speakers_clip_stays_while_a_job_needs_it(tmp_path: Path) -> None:
     run(story())
 
 
-def test_bad_requests_are_refused_and_change_nothing(tmp_path: Path) -> None:
+def test_bad_requests_are_refused_and_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "CLIP_MS_MAX", 999)
+
     async def refused(daemon: object, made: JobRequest) -> str:
         with pytest.raises(CoschedulerError) as error:
             await daemon.create_job(made)  # type: ignore[attr-defined]
@@ -298,7 +303,6 @@ def test_bad_requests_are_refused_and_change_nothing(tmp_path: Path) -> None:
             source = await upload(daemon, recording())
             good = request("x", source)
             text = await upload(daemon, b"hello", kind="transcript")
-            lengthy = await upload(daemon, recording(seconds=121))
             unknown = StageRequest(StageKind.ANALYZE, {"template": "haiku"})
             cases = {
                 "REQUEST_ID_INVALID": replace(good, request_id=""),
@@ -311,7 +315,7 @@ def test_bad_requests_are_refused_and_change_nothing(tmp_path: Path) -> None:
                 "JOB_NOT_FOUND": replace(good, source=InputRef(job="jobs/none", role="target")),
                 "INPUT_INVALID": replace(good, source=InputRef()),
                 "INPUT_KIND_MISMATCH": replace(good, source=InputRef(artifact=text.name)),
-                "SPEAKER_CLIP_TOO_LONG": replace(good, stages=(knows(lengthy.name),)),
+                "SPEAKER_CLIP_TOO_LONG": replace(good, stages=(knows(source.name),)),
             }
             for reason, made in cases.items():
                 assert await refused(daemon, made) == reason

@@ -108,6 +108,9 @@ _OPTIONAL = {
     "speaker_distance_max": "speaker_distance_max",
 }
 _PLAIN = {
+    "model": "model",
+    "align_model": "align_model",
+    "diarize_model": "diarize_model",
     "language": "language",
     "suppress_numerals": "suppress_numerals",
     "initial_prompt": "initial_prompt",
