@@ -1,21 +1,10 @@
 """What can be done to an engine: the ledger, the job's record and the command change in one go."""
 
-from coscheduler.core.commands import (
-    Cancel,
-    Command,
-    Describe,
-    Load,
-    Pause,
-    Preempt,
-    Resize,
-    Resume,
-    Run,
-    Stop,
-    Unload,
-)
+from coscheduler.core import commands as cmd
+from coscheduler.core.books import Books
 from coscheduler.core.engine_state import EngineState, Phase
-from coscheduler.core.jobs import JobBook, current_index
-from coscheduler.core.ledger import Ledger, Part, ReservationState
+from coscheduler.core.intents import Wait
+from coscheduler.core.ledger import Part, ReservationState
 from coscheduler.core.model import Job, Line, LineBytes, Lines, Option, StageState, total_bytes
 from coscheduler.core.sizes import run_lines
 
@@ -23,13 +12,12 @@ from coscheduler.core.sizes import run_lines
 class Actions:
     """Collects the commands and the sentences of one event."""
 
-    def __init__(self, ledger: Ledger, jobs: JobBook) -> None:
-        self._ledger = ledger
-        self._jobs = jobs
-        self._commands: list[Command] = []
+    def __init__(self, books: Books) -> None:
+        self._books, self._ledger, self._jobs = books, books.ledger, books.jobs
+        self._commands: list[cmd.Command] = []
         self._decisions: list[str] = []
 
-    def take(self) -> tuple[tuple[Command, ...], tuple[str, ...]]:
+    def take(self) -> tuple[tuple[cmd.Command, ...], tuple[str, ...]]:
         """The commands and decisions since the last call."""
         taken = tuple(self._commands), tuple(self._decisions)
         self._commands, self._decisions = [], []
@@ -41,7 +29,24 @@ class Actions:
 
     def describe(self, state: EngineState) -> None:
         """Find out what the engine is."""
-        self._commands.append(Describe(state.name))
+        self._commands.append(cmd.Describe(state.name))
+
+    def set_in_motion(self, wait: Wait, why: str, job_name: str = "") -> None:
+        """Ask of the engines what the wait needs of them."""
+        engines = self._books.engines
+        for name, option in wait.resize:
+            self.resize(engines[name], option, why, job_name)
+        for name in wait.unload:
+            self.unload(engines[name], why, job_name)
+        for name in wait.stop:
+            self.stop(engines[name], why, job_name)
+        for name in wait.pause:
+            self.ask(engines[name], "pause", why)
+        for name in wait.preempt:
+            self.ask(engines[name], "preempt", why)
+        for name in wait.hold:
+            if not engines[name].held_for:
+                engines[name].held_for, engines[name].held_since_ms = job_name, self._jobs.now_ms
 
     # ---- coming into memory ------------------------------------------------------------------
 
@@ -56,7 +61,7 @@ class Actions:
         if job:
             self._jobs.start(job)
             self._jobs.set_current(job, state=StageState.LOADING)
-        self._commands.append(Load(state.name, option.name, job))
+        self._commands.append(cmd.Load(state.name, option.name, job))
         self.decide(f"load {state.name} as '{option.name}'" + (f" for {job}" if job else ""))
 
     # ---- working -----------------------------------------------------------------------------
@@ -73,7 +78,7 @@ class Actions:
         self._ledger.commit((state.name, Part.RUN))
         state.phase, state.job, state.used_by = Phase.RUNNING, job.name, job.priority
         self._jobs.start(job.name)
-        index = current_index(job)
+        index = job.current_index
         stage = self._jobs[job.name].stages[index]
         self._jobs.set_stage(
             job.name,
@@ -86,7 +91,7 @@ class Actions:
             quality_tier=option.quality_tier,
         )
         state.since_ms = self._jobs.now_ms  # while it runs: since when
-        self._commands.append(Run(state.name, job.name, index, other))
+        self._commands.append(cmd.Run(state.name, job.name, index, other))
         as_what = f" as '{other}'" if other else ""
         self.decide(f"run {stage.kind} of {job.name} on {state.name}{as_what}")
 
@@ -95,21 +100,21 @@ class Actions:
         waited_ms = self._waited_ms(job.name)
         self._jobs.set_current(job.name, state=StageState.RUNNING, wait_ms=waited_ms)
         state.phase, state.since_ms = Phase.RUNNING, self._jobs.now_ms
-        self._commands.append(Resume(state.name, job.name))
-        self.decide(f"resume {job.stages[current_index(job)].kind} of {job.name}")
+        self._commands.append(cmd.Resume(state.name, job.name))
+        self.decide(f"resume {job.stage.kind} of {job.name}")
 
     def ask(self, state: EngineState, what: str, why: str) -> None:
         """Ask the running stage to pause, or to stop and go back into the queue; once."""
         if state.asked in (what, "preempt"):
             return
         state.asked = what
-        order = Pause if what == "pause" else Preempt
+        order = cmd.Pause if what == "pause" else cmd.Preempt
         self._commands.append(order(state.name, state.job))
         self.decide(f"{what} {state.job}: {why}")
 
     def cancel(self, state: EngineState) -> None:
         """End the running or paused stage for good."""
-        self._commands.append(Cancel(state.name, state.job))
+        self._commands.append(cmd.Cancel(state.name, state.job))
 
     def end_run(self, state: EngineState) -> None:
         """The stage that ran there is over; the engine is idle."""
@@ -121,29 +126,30 @@ class Actions:
 
     def count_run_time(self, state: EngineState) -> None:
         """Add the time since the stage was started or resumed to its record."""
-        stage = self._jobs[state.job].stages[current_index(self._jobs[state.job])]
+        stage = self._jobs[state.job].stage
         run_ms = stage.run_ms + self._jobs.now_ms - state.since_ms
         self._jobs.set_current(state.job, run_ms=run_ms)
 
     def _waited_ms(self, name: str) -> int:
-        stage = self._jobs[name].stages[current_index(self._jobs[name])]
+        stage = self._jobs[name].stage
         return max(0, self._jobs.now_ms - stage.ready_ms - stage.load_ms - stage.run_ms)
 
     # ---- becoming another ---------------------------------------------------------------------
 
     def resize(self, state: EngineState, name: str, why: str, job_name: str = "") -> None:
         """Let the engine go to another option of its family: what it gets more is charged now, what
-        it gives back until the answer comes: out of that its run may get more then. An idle
-        engine's lease ends.
+        it gives back until the answer comes; out of that its run may get more. An idle engine's
+        lease ends.
         """
         assert state.option is not None
         option = next(kin for kin in state.kin() if kin.name == name)
         if state.phase is Phase.LOADED:
             self.end_lease(state)
-        run = run_lines(self._ledger, self._jobs, state, option)
+        run = run_lines(self._books, state, option)
         if total_bytes(option.resident) > self._ledger.bytes_of(state.name, Part.RESIDENT):
             self._ledger.resize((state.name, Part.RESIDENT), option.resident)
-            self.charge_run(state, run)
+            if (state.name, Part.RUN) in self._ledger.entries():
+                self._ledger.resize((state.name, Part.RUN), run)
             self._note_peak(state)
         else:
             self._ledger.ask_back(state.name, option.resident)
@@ -154,19 +160,14 @@ class Actions:
             self._jobs.note_change(state.job, f"{change}: {why}")
         state.target, state.is_mixed = option, True
         bytes_max = self._ledger.bytes_of(state.name, Part.RESIDENT, Part.SLACK) + total_bytes(run)
-        self._commands.append(Resize(state.name, option.name, bytes_max))
+        self._commands.append(cmd.Resize(state.name, option.name, bytes_max))
         self.decide(f"resize {change}: {why}")
-
-    def charge_run(self, state: EngineState, lines: Lines) -> None:
-        """What runs there may hold so much from now on."""
-        if (state.name, Part.RUN) in self._ledger.entries():
-            self._ledger.resize((state.name, Part.RUN), lines)
 
     def _note_peak(self, state: EngineState) -> None:
         """The running stage may hold more than was predicted when it began."""
         if state.job:
             held = self._ledger.bytes_of(state.name, Part.RESIDENT, Part.RUN)
-            stage = self._jobs[state.job].stages[current_index(self._jobs[state.job])]
+            stage = self._jobs[state.job].stage
             peak = max(stage.predicted_peak_bytes, held)
             self._jobs.set_current(state.job, predicted_peak_bytes=peak)
 
@@ -180,7 +181,7 @@ class Actions:
             if (state.name, part) in self._ledger.entries():
                 self._ledger.begin_release((state.name, part))
         state.phase, state.held_for = Phase.UNLOADING, ""
-        self._commands.append(Unload(state.name))
+        self._commands.append(cmd.Unload(state.name))
         self.decide(f"unload {state.name}: {why}")
 
     def stop(self, state: EngineState, why: str, job_name: str = "") -> None:
@@ -191,7 +192,7 @@ class Actions:
             if owner is state.name and entry.state is ReservationState.COMMITTED:
                 self._ledger.begin_release((owner, part))
         state.phase, state.held_for = Phase.STOPPING, ""
-        self._commands.append(Stop(state.name))
+        self._commands.append(cmd.Stop(state.name))
         self.decide(f"stop {state.name}: {why}")
 
     def end_lease(self, state: EngineState) -> None:

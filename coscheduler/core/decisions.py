@@ -20,10 +20,7 @@ order (the numbers are repeated in the code):
         class stop                                                   -> Wait; shrink, preempt
     13. there is none: busy engines hold the bytes                   -> Wait
 
-An engine that keeps fewer layers works on, only slower: so it shrinks for any job that ranks before
-its own and can run beside it. A job gives way only to one of a higher class that also ranks before
-it: having waited protects it, and so does `preempts_max`, since stopping (not pausing) may cost
-work. A long stage gives way once more for every `ageing_ms` that it has run.
+Who gives way to whom stands in `precedence.py`.
 
 Three rules keep engines from being carried in and out for nothing. A freshly loaded engine is
 leased to the job that it was loaded for. What a higher class used last is kept for
@@ -31,46 +28,33 @@ leased to the job that it was loaded for. What a higher class used last is kept 
 of the same or a higher class before it is evicted, for at most `group_ms_max`.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from coscheduler.core import planner
-from coscheduler.core.engine_state import EngineState, Limits, Phase
+from coscheduler.core.books import Books
+from coscheduler.core.engine_state import EngineState, Phase
 from coscheduler.core.intents import Bring, GiveUp, Go, GoOn, Intent, Turn, Wait
-from coscheduler.core.jobs import JobBook, current_index
-from coscheduler.core.ledger import Ledger, Part
+from coscheduler.core.ledger import Part
 from coscheduler.core.model import (
-    ENGINE_OF,
     EngineName,
     Job,
     Option,
-    Stage,
     StageState,
     total_bytes,
 )
+from coscheduler.core.precedence import Precedence
 from coscheduler.core.refusals import misfit, not_configured
-from coscheduler.core.sizes import Sizes
-
-RESTART_MS = 1000  # what stopping a process costs beside the reload
-WISHED_DURATION_MS = 60_000  # of the recording that a load without a job gets ready for
-KEEP_LOADS = 3  # what a higher class used is kept for at least so many times its load
+from coscheduler.core.room import Rooms
 
 
 class Decider:
     """Considers one turn at a time; the state it reads is the scheduler's own."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        engines: Mapping[EngineName, EngineState],
-        jobs: JobBook,
-        limits: Limits,
-    ) -> None:
-        self._ledger = ledger
-        self._engines = engines
-        self._jobs = jobs
-        self._limits = limits
-        self._sizes = Sizes(ledger, engines, jobs)
+    def __init__(self, books: Books) -> None:
+        self._books = books
+        self._ledger, self._engines, self._jobs = books.ledger, books.engines, books.jobs
+        self._precedence = Precedence(books)
+        self._rooms = Rooms(books)
 
     def consider(self, turn: Turn) -> Intent:
         """The intent of the job whose turn it is."""
@@ -79,7 +63,7 @@ class Decider:
             return self._consider_paused(turn)
         state = self._engines.get(engine)
         if state is None:  # 2
-            return GiveUp(not_configured(stage))
+            return GiveUp(not_configured(engine))
         if state.failure is not None:
             return GiveUp(state.failure)
         if state.description is None:
@@ -101,13 +85,13 @@ class Decider:
 
     def _busy(self, turn: Turn, state: EngineState) -> Wait | None:  # 5
         if state.is_busy or state.phase is Phase.PAUSED:
-            preempt = (state.name,) if self._may_preempt(turn.job, state) else ()
+            preempt = (state.name,) if self._precedence.may_preempt(turn.job, state) else ()
             doing = state.phase if state.phase is not Phase.LOADED else "resizing"
             return Wait(f"{state.name} is {doing} {state.job}".rstrip(), preempt=preempt)
-        if self._is_leased_from(turn.job, state):
+        if self._precedence.is_leased_from(turn.job, state):
             return Wait(f"{state.name} was loaded for {state.leased_to}, which goes first")
         first = self._jobs.get(turn.claimed.get(state.name, ""))
-        if first is not None and self._outranks(first, turn.job):
+        if first is not None and self._precedence.outranks(first, turn.job):
             return Wait(f"{state.name} is wanted by {first.name}, which comes first")
         return None
 
@@ -117,12 +101,7 @@ class Decider:
         return self._wait_for_slot(turn) or GoOn()
 
     def _consider_fit(self, turn: Turn, state: EngineState) -> Intent:
-        tier = planner.best_tier(
-            state.options(),
-            turn.stage.duration_ms,
-            state.context_bytes,
-            self._ledger.capacity_bytes,
-        )
+        tier = state.best_tier(turn.stage.duration_ms, self._ledger.capacity_bytes)
         assert tier is not None
         if state.phase is Phase.LOADED and state.option is not None:
             option = _as_loaded(state, tier)
@@ -133,13 +112,13 @@ class Decider:
 
     def _wait_for_slot(self, turn: Turn) -> Wait | None:  # 7
         running = [s for s in self._engines.values() if s.phase is Phase.RUNNING]
-        if len(running) < self._limits.compute_slots:
+        slots = self._books.limits.compute_slots
+        if len(running) < slots:
             return None
-        gives_way = (state for state in running if self._gives_way(turn.job, state))
+        gives_way = (state for state in running if self._precedence.gives_way(turn.job, state))
         victims = [state for state in gives_way if state.target is None]  # else when it is done
         last = max(victims, key=lambda state: self._jobs.key_of(state.job), default=None)
         pause = () if last is None else (last.name,)
-        slots = self._limits.compute_slots
         return Wait(f"a compute slot: {len(running)} of {slots} are busy", pause=pause)
 
     def _run_or_make_room(self, turn: Turn, state: EngineState, option: Option) -> Intent:  # 8
@@ -150,7 +129,7 @@ class Decider:
             lines = self._ledger.entries()[state.name, Part.RUN].lines
         if self._ledger.overdraft_bytes:
             return Wait("memory on its way back: the budget shrank")
-        needed, free = total_bytes(lines), self._room(turn).free_bytes
+        needed, free = total_bytes(lines), self._rooms.of_turn(turn).free_bytes
         if needed <= free:
             return Go(lines, option)
         wait = Wait(f"memory: {needed} bytes to run, {free} free", needed)
@@ -179,22 +158,20 @@ class Decider:
         return replace(wait, unload=(state.name,)) if any(others) else wait
 
     def _load_or_make_room(self, turn: Turn, state: EngineState, tier: int) -> Intent:
-        is_new = state.phase is Phase.STOPPED
-        context_bytes = state.context_bytes if is_new else 0
+        is_new, context_bytes = state.is_stopped, state.context_to_come_bytes
         duration_ms, options = turn.stage.duration_ms, state.options()
         runs = self._jobs.ahead(turn.engine)
         request = planner.Request(options, duration_ms, context_bytes, is_new, runs)
-        plan = planner.plan(request, tier, self._room(turn))
+        plan = planner.plan(request, tier, self._rooms.of_turn(turn))
         if plan is not None and plan.evicts_nobody:  # 9
-            if self._limits.serial_loads and self._is_loading():
-                return Wait("another load to end", _needed(request, plan.option))
-            return Bring(plan.option)
+            if self._books.may_load:
+                return Bring(plan.option)
+            return Wait("another load to end", _needed(request, plan.option))
         of_tier = [option for option in options if option.quality_tier == tier]
         needed = planner.least_bytes(of_tier, duration_ms, context_bytes)
-        room = self._room(turn)
         reason = f"memory: {needed} bytes needed, {self._ledger.free_bytes} free"
-        if is_new and room.processes_free <= 0:
-            reason = f"a process to end: {self._limits.processes_max} may hold a context"
+        if is_new and self._books.processes_free <= 0:
+            reason = f"a process to end: {self._books.limits.processes_max} may hold a context"
         return self._make_room(turn, request, tier, Wait(reason, needed))
 
     def _make_room(
@@ -203,14 +180,14 @@ class Decider:
         """`wait`, with what would end it; itself without any."""
         if self._is_on_its_way(turn, request, tier):
             return wait
-        plan = planner.plan(request, tier, self._room(turn))
+        plan = planner.plan(request, tier, self._rooms.of_turn(turn))
         if plan is not None:
             needed = _needed(request, plan.option)
             victims = plan.unload + plan.stop
             if hold := tuple(name for name in victims if self._has_other_work(turn.job, name)):
                 return Wait(f"{', '.join(hold)} to do other work first", needed, hold=hold)
-            return _evicting(plan, needed)
-        plan = planner.plan(request, tier, self._room(turn, at_work=True))
+            return Wait.evicting(plan, needed)
+        plan = planner.plan(request, tier, self._rooms.of_turn(turn, at_work=True))
         if plan is None:
             return self._explained(turn, wait)
         victims_at_work = (self._engines[name] for name in plan.unload + plan.stop)
@@ -222,7 +199,7 @@ class Decider:
         releasing = self._ledger.releasing_bytes
         if turn.spare_bytes is not None or not releasing:
             return False
-        room = self._room(turn)
+        room = self._rooms.of_turn(turn)
         room = replace(room, free_bytes=room.free_bytes + releasing, tenants=())
         return planner.plan(request, tier, room) is not None
 
@@ -230,7 +207,11 @@ class Decider:
         """The same, with the idle engines that may not be evicted."""
         others = [state for state in self._engines.values() if state.is_idle]
         why = [f"{s.name} is pinned" for s in others if s.is_pinned]
-        why += [f"{s.name} is kept a little" for s in others if self._is_kept_from(turn.job, s)]
+        why += [
+            f"{s.name} is kept a little"
+            for s in others
+            if self._precedence.is_kept_from(turn.job, s)
+        ]
         return replace(wait, reason="; ".join([wait.reason, *why]))
 
     def _has_other_work(self, job: Job, name: EngineName) -> bool:
@@ -238,11 +219,11 @@ class Decider:
         state, now_ms = self._engines[name], self._jobs.now_ms
         since_ms = state.held_since_ms if state.held_for else now_ms
         option = state.loaded_option()
-        if option is None or now_ms - since_ms >= self._limits.group_ms_max:
+        if option is None or now_ms - since_ms >= self._books.limits.group_ms_max:
             return False
         free = self._ledger.free_bytes
         return any(
-            total_bytes(option.run_lines(other.stages[current_index(other)].duration_ms)) <= free
+            total_bytes(option.run_lines(other.stage.duration_ms)) <= free
             for other in self._jobs.all()
             if other.name != job.name and other.priority >= job.priority
             if self._wants(other, state)
@@ -250,173 +231,13 @@ class Decider:
 
     def _wants(self, job: Job, state: EngineState) -> bool:
         """Is the job's current stage ready for the engine as it is loaded?"""
-        stage = job.stages[current_index(job)]
-        if ENGINE_OF[stage.kind] is not state.name or not stage.input.artifact:
+        stage = job.stage
+        if stage.engine is not state.name or not stage.input.artifact:
             return False
         if not self._jobs.is_pending(job.name) or state.option is None:
             return False
-        tier = planner.best_tier(
-            state.options(), stage.duration_ms, state.context_bytes, self._ledger.capacity_bytes
-        )
+        tier = state.best_tier(stage.duration_ms, self._ledger.capacity_bytes)
         return tier is not None and _as_loaded(state, tier) is not None
-
-    def _room(self, turn: Turn, at_work: bool = False) -> planner.Room:
-        """What the turn may plan with: behind a waiting head only spare bytes, and no evictions."""
-        free = self._ledger.free_bytes
-        if turn.spare_bytes is not None and turn.engine not in turn.held:
-            free = max(0, min(free, turn.spare_bytes))
-        free += self._ledger.bytes_of(turn.engine, Part.RUN)  # of its lease, or one that gives way
-        processes = sum(self._ledger.bytes_of(name, Part.CONTEXT) > 0 for name in self._engines)
-        tenants = () if turn.spare_bytes is not None else self._tenants(turn, at_work)
-        return planner.Room(free, tenants, self._limits.processes_max - processes)
-
-    def _tenants(self, turn: Turn, at_work: bool) -> tuple[planner.Tenant, ...]:
-        """Those that may have to give something up: the idle ones, and on request those at work."""
-        tenants = []
-        for other in self._engines.values():
-            if other.name is turn.engine or other.is_pinned:
-                continue
-            if self._is_evictable(turn, other):
-                tenants.append(self._tenant(other, turn.stage.duration_ms))
-            elif at_work and self._shrinks_for(turn.job, other):
-                may_leave = self._may_preempt(turn.job, other)
-                tenants.append(
-                    replace(self._tenant(other, turn.stage.duration_ms), may_leave=may_leave)
-                )
-            elif at_work and self._may_preempt(turn.job, other):
-                tenants.append(replace(self._tenant(other, turn.stage.duration_ms), smaller=()))
-        return tuple(tenants)
-
-    def _shrinks_for(self, job: Job, state: EngineState) -> bool:
-        """May the engine at work become smaller for the job? Among equals only if both can run."""
-        if state.phase is not Phase.RUNNING or state.job not in self._jobs:
-            return False
-        running = sum(other.phase is Phase.RUNNING for other in self._engines.values())
-        is_of_use = self._gives_way(job, state) or running < self._limits.compute_slots
-        ranks_before = self._jobs.key_of(job.name) < self._jobs.key_of(state.job)
-        return is_of_use and ranks_before and state.is_resizable
-
-    def _is_evictable(self, turn: Turn, state: EngineState) -> bool:
-        return (
-            state.is_idle
-            and state.name not in turn.claimed
-            and not self._is_leased_from(turn.job, state)
-            and not self._is_kept_from(turn.job, state)
-        )
-
-    def _tenant(self, state: EngineState, duration_ms: int) -> planner.Tenant:
-        return planner.Tenant(
-            state.name,
-            self._ledger.bytes_of(state.name, Part.RESIDENT, Part.SLACK, Part.RUN),
-            self._ledger.bytes_of(state.name, Part.CONTEXT),
-            state.option.load_ms if state.option else 0,
-            RESTART_MS,
-            self._sizes.smaller(state, duration_ms),
-        )
-
-    def _is_leased_from(self, job: Job, state: EngineState) -> bool:
-        """Was the engine loaded for another job, which `job` may not push aside?"""
-        if not state.leased_to or state.leased_to == job.name:
-            return False
-        return not self._outranks(job, self._jobs[state.leased_to])
-
-    def _is_kept_from(self, job: Job, state: EngineState) -> bool:
-        """Did a higher class use it a moment ago?"""
-        return job.priority < state.used_by and self._jobs.now_ms < kept_until_ms(
-            state, self._limits
-        )
-
-    # ---- a load that somebody asked for --------------------------------------------------------
-
-    def consider_wish(
-        self, state: EngineState, claimed: Mapping[EngineName, str], spare_bytes: int | None
-    ) -> Bring | Wait:
-        """What may be done for the load that somebody asked for, after all jobs had their turn."""
-        if state.description is None or state.is_busy or state.phase is Phase.PAUSED:
-            return Wait(f"{state.name} is {state.phase}")
-        if state.phase is Phase.LOADED:
-            if self._sizes.can_become(state, state.wish or "") and not state.leased_to:
-                return Wait("its layers to come or go", resize=((state.name, state.wish or ""),))
-            unload = () if state.name in claimed or state.leased_to else (state.name,)
-            return Wait("another option of it is in memory", unload=unload)
-        is_new = state.phase is Phase.STOPPED
-        context_bytes = state.context_bytes if is_new else 0
-        options = wished_options(state, self._ledger.capacity_bytes)
-        if not options:
-            return Wait("it does not fit into the memory that other programs leave")
-        request = planner.Request(options, WISHED_DURATION_MS, context_bytes, needs_process=is_new)
-        plan = planner.plan(request, options[0].quality_tier, self._room_for_wish(state, claimed))
-        if plan is None or spare_bytes is not None:
-            return Wait(f"memory: {self._ledger.free_bytes} bytes are free")
-        if not plan.evicts_nobody:
-            return _evicting(plan)
-        if self._limits.serial_loads and self._is_loading():
-            return Wait("another load to end")
-        return Bring(plan.option)
-
-    def _room_for_wish(self, state: EngineState, claimed: Mapping[EngineName, str]) -> planner.Room:
-        processes = sum(self._ledger.bytes_of(name, Part.CONTEXT) > 0 for name in self._engines)
-        tenants = tuple(
-            self._tenant(other, WISHED_DURATION_MS)
-            for other in self._engines.values()
-            if other.name is not state.name and other.is_idle and not other.is_pinned
-            if other.name not in claimed and not other.leased_to and other.wish is None
-        )
-        free = self._ledger.free_bytes
-        return planner.Room(free, tenants, self._limits.processes_max - processes)
-
-    # ---- who gives way -------------------------------------------------------------------------
-
-    def _may_preempt(self, job: Job, state: EngineState) -> bool:
-        """May `job` end the stage that runs or is paused there? Its work may be lost: bounded."""
-        if state.asked == "preempt" or not self._gives_way(job, state):
-            return False
-        other = self._jobs[state.job]
-        stage = other.stages[current_index(other)]
-        earned = run_ms_by_now(stage, state, self._jobs.now_ms) // self._limits.ageing_ms
-        return stage.preempt_count < self._limits.preempts_max + earned
-
-    def _gives_way(self, job: Job, state: EngineState) -> bool:
-        """Does the job at work there give way to `job`?"""
-        if state.phase not in (Phase.RUNNING, Phase.PAUSED) or state.job not in self._jobs:
-            return False
-        return self._outranks(job, self._jobs[state.job])
-
-    def _outranks(self, job: Job, other: Job) -> bool:
-        """Has `job` a higher class, and does it rank before the other?"""
-        is_before = self._jobs.key_of(job.name) < self._jobs.key_of(other.name)
-        return job.priority > other.priority and is_before
-
-    def _is_loading(self) -> bool:
-        return any(state.phase is Phase.LOADING for state in self._engines.values())
-
-
-def run_ms_by_now(stage: Stage, state: EngineState, now_ms: int) -> int:
-    """What a stage has run, on the engine where it runs or is paused."""
-    return stage.run_ms + (now_ms - state.since_ms if state.phase is Phase.RUNNING else 0)
-
-
-def kept_until_ms(state: EngineState, limits: Limits) -> int:
-    """Until when an idle engine is kept from classes below the one that used it last."""
-    if state.option is None or state.phase is not Phase.LOADED:
-        return 0
-    keep_ms = max(limits.resident_ms_min, KEEP_LOADS * state.option.load_ms)
-    return state.since_ms + min(keep_ms, limits.keep_alive_ms)
-
-
-def wished_options(state: EngineState, capacity_bytes: int) -> list[Option]:
-    """The options that would do for the load that was asked for: the one that was named, or those
-    of the best quality that fits.
-    """
-    fitting = [
-        option
-        for option in state.options()
-        if planner.fits_alone(option, WISHED_DURATION_MS, state.context_bytes, capacity_bytes)
-    ]
-    if state.wish:
-        return [option for option in fitting if option.name == state.wish]
-    best = min((option.quality_tier for option in fitting), default=0)
-    return [option for option in fitting if option.quality_tier == best]
 
 
 def _as_loaded(state: EngineState, tier: int) -> Option | None:
@@ -428,11 +249,6 @@ def _as_loaded(state: EngineState, tier: int) -> Option | None:
         return option
     of_base = (other for other in state.options() if other.base and other.base == option.base)
     return next((other for other in of_base if other.quality_tier == tier), None)
-
-
-def _evicting(plan: planner.Plan, needed: int = 0) -> Wait:
-    who = ", ".join((*plan.unload, *plan.stop, *(name for name, _ in plan.shrink)))
-    return Wait(f"{who} to give way", needed, plan.shrink, plan.unload, plan.stop)
 
 
 def _needed(request: planner.Request, option: Option) -> int:

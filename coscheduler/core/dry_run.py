@@ -4,31 +4,18 @@ The copy is the real scheduler, so the plan names the same options, evictions an
 would meet if every load and run took as long as expected, nothing failed and nobody else came.
 """
 
+from coscheduler.core import commands as cmd
 from coscheduler.core import events as ev
-from coscheduler.core.commands import (
-    Cancel,
-    Command,
-    Describe,
-    Load,
-    Pause,
-    Preempt,
-    Resize,
-    Resume,
-    Run,
-    Stop,
-    Unload,
-)
 from coscheduler.core.engine_state import EngineState, Phase
-from coscheduler.core.jobs import current_index
 from coscheduler.core.model import (
     EngineName,
-    Failure,
     Job,
     JobPlan,
     Output,
     StageKind,
     total_bytes,
 )
+from coscheduler.core.refusals import failure_of
 from coscheduler.core.scheduler import Scheduler, State
 from coscheduler.errors import CoschedulerError
 
@@ -47,8 +34,7 @@ def plan_job(state: State, job: Job) -> JobPlan:
     try:
         future.scheduler.admit(job)
     except CoschedulerError as error:
-        numbers = tuple(error.numbers.items())
-        return JobPlan(job, None, (), Failure(error.reason, error.message, numbers))
+        return JobPlan(job, None, (), failure_of(error))
     return future.play(job)
 
 
@@ -94,20 +80,20 @@ class _Future:
         for command in outcome.commands:
             self._obey(command)
 
-    def _obey(self, command: Command) -> None:
+    def _obey(self, command: cmd.Command) -> None:
         engine = self.scheduler.engines[command.engine]
         match command:
-            case Load() | Run() | Unload() | Stop():
+            case cmd.Load() | cmd.Run() | cmd.Unload() | cmd.Stop():
                 self._expect(engine)
-            case Resize():
+            case cmd.Resize():
                 self._expect_size(engine)
-            case Cancel() | Preempt():
+            case cmd.Cancel() | cmd.Preempt():
                 self._answer(engine, _slice_ms(engine), ev.StageStopped(engine.name, engine.job))
-            case Describe():
+            case cmd.Describe():
                 pass  # what an engine is that has not said so cannot be foreseen
-            case Pause():
+            case cmd.Pause():
                 self._pause(engine)
-            case Resume():
+            case cmd.Resume():
                 rest_ms = self._rest_ms.pop(engine.name, 0)
                 self._answer(engine, rest_ms, self._done(engine))
 
@@ -149,15 +135,14 @@ class _Future:
         """What is left of the run there, as far as can be expected."""
         job = self.scheduler.job(engine.job)
         assert job is not None and engine.option is not None
-        stage = job.stages[current_index(job)]
+        stage = job.stage
         whole_ms = engine.learned.expected_run_ms(engine.option, stage.duration_ms)
-        running_ms = self._now_ms - engine.since_ms if engine.phase is Phase.RUNNING else 0
-        return whole_ms - stage.run_ms - running_ms
+        return whole_ms - engine.ran_ms(stage, self._now_ms)
 
     def _done(self, engine: EngineState) -> ev.StageDone:
         job = self.scheduler.job(engine.job)
         assert job is not None
-        stage = job.stages[current_index(job)]
+        stage = job.stage
         made = tuple(Output(role, f"artifacts/of-{job.name}", role) for role in ROLES[stage.kind])
         return ev.StageDone(engine.name, job.name, made, (), stage.predicted_peak_bytes)
 

@@ -3,8 +3,11 @@
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from coscheduler.core import planner
 from coscheduler.core.learning import Learned
-from coscheduler.core.model import EngineDescription, EngineName, Failure, Option, Priority
+from coscheduler.core.model import EngineDescription, EngineName, Failure, Option, Priority, Stage
+
+KEEP_LOADS = 3  # what a higher class used is kept for at least so many times its load
 
 
 class Phase(StrEnum):
@@ -70,6 +73,16 @@ class EngineState:
         is_there = self.phase in (Phase.LOADED, Phase.RUNNING)
         return is_there and self.target is None and not self.asked
 
+    @property
+    def is_stopped(self) -> bool:
+        """It has no context, so that coming into memory takes one."""
+        return self.phase is Phase.STOPPED
+
+    @property
+    def context_to_come_bytes(self) -> int:
+        """What its process still has to take before it can load."""
+        return self.context_bytes if self.is_stopped else 0
+
     def options(self) -> tuple[Option, ...]:
         """Its options, each with what it was found to take on top of the prediction."""
         assert self.description is not None
@@ -89,6 +102,25 @@ class EngineState:
         """
         family = self.option.family if self.option is not None else ""
         return tuple(option for option in self.options() if family and option.family == family)
+
+    def best_tier(self, duration_ms: int, capacity_bytes: int) -> int | None:
+        """The best quality that fits alone; None when nothing does."""
+        return planner.best_tier(self.options(), duration_ms, self.context_bytes, capacity_bytes)
+
+    def best_fitting(self, duration_ms: int, capacity_bytes: int) -> list[Option]:
+        """The options of that quality that fit."""
+        return planner.best_fitting(self.options(), duration_ms, self.context_bytes, capacity_bytes)
+
+    def ran_ms(self, stage: Stage, now_ms: int) -> int:
+        """What a stage has run by now that runs or is paused there."""
+        return stage.run_ms + (now_ms - self.since_ms if self.phase is Phase.RUNNING else 0)
+
+    def kept_until_ms(self, limits: "Limits") -> int:
+        """Until when it is kept, when idle, from classes below the one that used it last."""
+        if self.option is None or self.phase is not Phase.LOADED:
+            return 0
+        keep_ms = max(limits.resident_ms_min, KEEP_LOADS * self.option.load_ms)
+        return self.since_ms + min(keep_ms, limits.keep_alive_ms)
 
     def copy(self) -> "EngineState":
         """One that can be changed without changing this one."""

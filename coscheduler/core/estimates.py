@@ -7,9 +7,8 @@ the device is one lane, and where they do not fit, each change of engine costs a
 
 from collections.abc import Iterable, Mapping
 
-from coscheduler.core import planner
 from coscheduler.core.engine_state import EngineState, Phase
-from coscheduler.core.model import ENGINE_OF, EngineName, Job, Option, Stage, StageState
+from coscheduler.core.model import EngineName, Job, Option, Stage, StageState
 
 TYPICAL_MS = 60_000  # of the recording for which engines are taken to fit together or not
 
@@ -56,14 +55,7 @@ class _Lanes:
         """As it is in memory, else the fastest of the best quality that fits."""
         if state.option is not None or state.description is None:
             return state.option
-        context_bytes, capacity = state.context_bytes, self._capacity_bytes
-        tier = planner.best_tier(state.options(), TYPICAL_MS, context_bytes, capacity)
-        fitting = [
-            option
-            for option in state.options()
-            if option.quality_tier == tier
-            if planner.fits_alone(option, TYPICAL_MS, context_bytes, capacity)
-        ]
+        fitting = state.best_fitting(TYPICAL_MS, self._capacity_bytes)
         return min(fitting, key=lambda option: option.run_ms_per_second, default=None)
 
     def _fit_together(self) -> bool:
@@ -87,15 +79,14 @@ class _Lanes:
         return end_ms
 
     def _take_stage(self, stage: Stage, ready_ms: int) -> int | None:
-        name = ENGINE_OF[stage.kind]
+        name = stage.engine
         option = self._options.get(name)
         if option is None:
             return None
         state = self._engines[name]
         work_ms = state.learned.expected_run_ms(option, stage.duration_ms)
         if stage.state in (StageState.RUNNING, StageState.PAUSED):
-            running_ms = self._now_ms - state.since_ms if state.phase is Phase.RUNNING else 0
-            work_ms = max(0, work_ms - stage.run_ms - running_ms)
+            work_ms = max(0, work_ms - state.ran_ms(stage, self._now_ms))
         if name not in self._there:
             work_ms += state.learned.expected_load_ms(option)
         lane = None if self._is_shared else name

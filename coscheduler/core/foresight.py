@@ -4,9 +4,8 @@ when it is wrong; no decision depends on it.
 
 from collections.abc import Iterable, Mapping
 
-from coscheduler.core import planner
 from coscheduler.core.engine_state import EngineState, Phase
-from coscheduler.core.model import ENGINE_OF, EngineName, Job, Option, Stage, StageState
+from coscheduler.core.model import EngineName, Job, Option, Stage, StageState
 
 IN_MEMORY = (Phase.LOADING, Phase.LOADED, Phase.RUNNING, Phase.PAUSED)
 
@@ -20,10 +19,10 @@ def next_option(
     for job in jobs:
         if (stage := _after_the_running(job)) is None:
             continue
-        state = engines.get(ENGINE_OF[stage.kind])
+        state = engines.get(stage.engine)
         if state is None or state.description is None or state.phase in IN_MEMORY:
             continue
-        return _preferred(state, stage, capacity_bytes)
+        return next(iter(state.best_fitting(stage.duration_ms, capacity_bytes)), None)
     return None
 
 
@@ -33,17 +32,3 @@ def _after_the_running(job: Job) -> Stage | None:
         return None
     following = job.stages[states.index(StageState.RUNNING) + 1 :]
     return next(iter(following), None)
-
-
-def _preferred(state: EngineState, stage: Stage, capacity_bytes: int) -> Option | None:
-    """The first of its best tier that fits an empty device."""
-    context, duration_ms = state.context_bytes, stage.duration_ms
-    options = state.options()
-    tier = planner.best_tier(options, duration_ms, context, capacity_bytes)
-    fitting = (
-        option
-        for option in options
-        if option.quality_tier == tier
-        and planner.fits_alone(option, duration_ms, context, capacity_bytes)
-    )
-    return next(fitting, None)

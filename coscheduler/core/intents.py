@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coscheduler.core.jobs import current_index
-from coscheduler.core.model import ENGINE_OF, EngineName, Failure, Job, Lines, Option, Stage
+from coscheduler.core.model import EngineName, Failure, Job, Lines, Option, Stage
+from coscheduler.core.planner import Plan
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,12 @@ class Wait:
     hold: tuple[EngineName, ...] = ()
     is_in_the_way: bool = True
 
+    @classmethod
+    def evicting(cls, plan: Plan, needed_bytes: int = 0) -> "Wait":
+        """For those to give way who must for the plan."""
+        who = ", ".join((*plan.unload, *plan.stop, *(name for name, _ in plan.shrink)))
+        return cls(f"{who} to give way", needed_bytes, plan.shrink, plan.unload, plan.stop)
+
     @property
     def is_passive(self) -> bool:
         """Nothing is set in motion."""
@@ -79,9 +85,9 @@ class Turn:
     @property
     def stage(self) -> Stage:
         """The stage that is at work or next."""
-        return self.job.stages[current_index(self.job)]
+        return self.job.stage
 
     @property
     def engine(self) -> EngineName:
         """The engine of that stage."""
-        return ENGINE_OF[self.stage.kind]
+        return self.job.engine

@@ -11,7 +11,6 @@ from typing import Any
 
 from coscheduler.core.lifecycle import JobEvent, advance
 from coscheduler.core.model import (
-    ENGINE_OF,
     EngineName,
     Failure,
     InputRef,
@@ -28,19 +27,11 @@ WAITED_FOR_MAX = 16  # different reasons kept for a stage
 CHANGES_MAX = 16  # of an engine's size, kept for the stage that ran meanwhile
 
 
-def current_index(job: Job) -> int:
-    """Index of the first stage that is not done; the last one when all are."""
-    for index, stage in enumerate(job.stages):
-        if stage.state is not StageState.SUCCEEDED:
-            return index
-    return len(job.stages) - 1
-
-
 def waits_in_line(stage: Stage) -> str:
     """What a stage waits for that is not considered at all, for others come first."""
     if not stage.input.artifact:
         return f"the {stage.input.role} of {stage.input.job}"
-    return f"{ENGINE_OF[stage.kind]} is wanted by a job that comes first"
+    return f"{stage.engine} is wanted by a job that comes first"
 
 
 class JobBook:
@@ -120,7 +111,7 @@ class JobBook:
     def is_pending(self, name: str) -> bool:
         """Whether the job is unfinished and its current stage waits to be started."""
         job = self._jobs.get(name)
-        return job is not None and job.stages[current_index(job)].state is StageState.PENDING
+        return job is not None and job.stage.state is StageState.PENDING
 
     def take_changed(self) -> tuple[Job, ...]:
         """The records that changed since the last call, each in its newest form."""
@@ -138,7 +129,7 @@ class JobBook:
                 self._readers.setdefault(source, {})[job.name] = None
         else:
             self._count(old, -1)
-            if job.stages[current_index(job)].state is not StageState.RUNNING:
+            if job.stage.state is not StageState.RUNNING:
                 self.rerank(job, served_ms(job))
         self._count(job, 1)
         self._jobs[job.name] = job
@@ -146,10 +137,10 @@ class JobBook:
         return job
 
     def _count(self, job: Job, step: int) -> None:
-        self._wanted[_current_engine(job)] += step
+        self._wanted[job.engine] += step
         for stage in job.stages:
             if stage.state not in DONE:
-                self._ahead[ENGINE_OF[stage.kind]] += step
+                self._ahead[stage.engine] += step
 
     def set_stage(self, name: str, index: int, **changes: Any) -> None:
         """Change fields of one stage."""
@@ -158,11 +149,9 @@ class JobBook:
         stages[index] = replace(stages[index], **changes)
         self.put(replace(job, stages=tuple(stages)))
 
-    def set_current(self, name: str, **changes: Any) -> int:
-        """Change fields of the stage that is at work or next; returns its index."""
-        index = current_index(self._jobs[name])
-        self.set_stage(name, index, **changes)
-        return index
+    def set_current(self, name: str, **changes: Any) -> None:
+        """Change fields of the stage that is at work or next."""
+        self.set_stage(name, self._jobs[name].current_index, **changes)
 
     # ---- states ------------------------------------------------------------------------------
 
@@ -184,7 +173,7 @@ class JobBook:
         if job.state is JobState.CANCELLED:
             self._finish(job)
             return False
-        if job.stages[current_index(job)].state in (StageState.RUNNING, StageState.PAUSED):
+        if job.stage.state in (StageState.RUNNING, StageState.PAUSED):
             return True
         self.stop(name)
         return False
@@ -196,27 +185,23 @@ class JobBook:
 
     def requeue(self, name: str) -> None:
         """The current stage gave way: it waits again, in its old place."""
-        stage = self._jobs[name].stages[current_index(self._jobs[name])]
-        self.set_current(name, state=StageState.PENDING, preempt_count=stage.preempt_count + 1)
+        count = self._jobs[name].stage.preempt_count + 1
+        self.set_current(name, state=StageState.PENDING, preempt_count=count)
 
     def step_down(self, name: str, failure: Failure, steps_max: int, count: bool) -> None:
         """The current stage ran out of memory: try again, a bounded number of times, with what is
         known now. `count` as in `fail_attempt`.
         """
-        job = self._jobs[name]
-        if job.state is JobState.CANCELLING:
+        stage = self._jobs[name].stage
+        if self._jobs[name].state is JobState.CANCELLING:
             self.stop(name)
-            return
-        stage = job.stages[current_index(job)]
-        if stage.oom_count >= steps_max:
+        elif stage.oom_count >= steps_max:
             self.fail(name, failure)
-            return
-        self.set_current(
-            name,
-            state=StageState.PENDING,
-            attempt_count=stage.attempt_count + int(count),
-            oom_count=stage.oom_count + 1,
-        )
+        else:
+            attempts, steps = stage.attempt_count + int(count), stage.oom_count + 1
+            self.set_current(
+                name, state=StageState.PENDING, attempt_count=attempts, oom_count=steps
+            )
 
     def fail(self, name: str, failure: Failure) -> None:
         """The job cannot be done."""
@@ -231,14 +216,12 @@ class JobBook:
 
         `count` is for failures before Run, whose attempts nobody has counted yet.
         """
-        job = self._jobs[name]
-        if job.state is JobState.CANCELLING:
+        stage = self._jobs[name].stage
+        if self._jobs[name].state is JobState.CANCELLING:
             self.stop(name)
             return
-        index = current_index(job)
-        attempts = job.stages[index].attempt_count + int(count)
-        self.set_stage(name, index, state=StageState.PENDING, attempt_count=attempts)
-        stage = job.stages[index]
+        attempts = stage.attempt_count + int(count)
+        self.set_current(name, state=StageState.PENDING, attempt_count=attempts)
         failures = attempts - stage.preempt_count - stage.oom_count
         if retryable and failures < self._attempts_max:
             self.note_wait(name, f"attempt {attempts} failed: {failure.reason}: {failure.message}")
@@ -274,7 +257,7 @@ class JobBook:
                     ref = InputRef(artifact=artifacts[stage.input.role])
                     self.set_stage(reader, index, input=ref, ready_ms=self.now_ms)
         job = self._jobs[name]
-        if job.stages[current_index(job)].input.artifact:
+        if job.stage.input.artifact:
             self.set_current(name, ready_ms=self.now_ms)
 
     # ---- explaining --------------------------------------------------------------------------
@@ -288,31 +271,25 @@ class JobBook:
         job = self._jobs.get(name)
         if name in self._waiting_for or job is None or job.state is JobState.CANCELLING:
             return self._waiting_for.get(name, "")
-        stage = job.stages[current_index(job)]
-        return waits_in_line(stage) if stage.state is StageState.PENDING else ""
+        return waits_in_line(job.stage) if self.is_pending(name) else ""
 
     def note_wait(self, name: str, reason: str) -> None:
         """Say why the current stage waits, now and in its record."""
         self._waiting_for[name] = reason
-        stage = self._jobs[name].stages[current_index(self._jobs[name])]
+        stage = self._jobs[name].stage
         if reason not in stage.waited_for and len(stage.waited_for) < WAITED_FOR_MAX:
             self.set_current(name, waited_for=(*stage.waited_for, reason))
 
     def note_change(self, name: str, what: str) -> None:
         """Record what changed for the current stage while it ran."""
-        stage = self._jobs[name].stages[current_index(self._jobs[name])]
+        stage = self._jobs[name].stage
         if len(stage.notes) < CHANGES_MAX:
             self.set_current(name, notes=(*stage.notes, what))
 
     def note_eviction(self, name: str, what: str) -> None:
         """Record what was evicted for the current stage."""
         if name in self._jobs:
-            stage = self._jobs[name].stages[current_index(self._jobs[name])]
-            self.set_current(name, evicted=(*stage.evicted, what))
-
-
-def _current_engine(job: Job) -> EngineName:
-    return ENGINE_OF[job.stages[current_index(job)].kind]
+            self.set_current(name, evicted=(*self._jobs[name].stage.evicted, what))
 
 
 def _input_lost(job: Job) -> Failure:

@@ -144,6 +144,19 @@ class Ledger:
             (LineBytes(Line.WEIGHTS, rest),), ReservationState.RELEASING
         )
 
+    def take_back(self, engine: EngineName, run: Lines) -> None:
+        """The surplus, if any, is back. What runs there may hold `run` from now on, out of that:
+        also while a lowered capacity is overdrawn, since the sum does not grow. Raises
+        LedgerRefusal when it would.
+        """
+        key = engine, Part.RUN
+        entry, back_bytes = self._reservations.get(key), self.bytes_of(engine, Part.SURPLUS)
+        if entry is not None and total_bytes(run) - entry.bytes > back_bytes:
+            raise LedgerRefusal("WRONG_STATE", f"only {back_bytes} bytes of {engine} are back")
+        self._reservations.pop((engine, Part.SURPLUS), None)
+        if entry is not None:
+            self._reservations[key] = replace(entry, lines=run)
+
     def confirm(self, key: Key) -> None:
         """The bytes are back."""
         self._get(key)

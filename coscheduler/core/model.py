@@ -256,6 +256,11 @@ class Stage:
     numbers: tuple[tuple[str, int], ...] = ()  # what the engine counted and timed, by name
     failure: Failure | None = None
 
+    @property
+    def engine(self) -> EngineName:
+        """The engine that carries it out."""
+        return ENGINE_OF[self.kind]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -281,7 +286,24 @@ class Job:
     @property
     def engines(self) -> tuple[EngineName, ...]:
         """The engine of each stage, in order."""
-        return tuple(ENGINE_OF[stage.kind] for stage in self.stages)
+        return tuple(stage.engine for stage in self.stages)
+
+    @property
+    def current_index(self) -> int:
+        """Index of the first stage that is not done; of the last one when all are."""
+        states = (stage.state for stage in self.stages)
+        todo = (i for i, state in enumerate(states) if state is not StageState.SUCCEEDED)
+        return next(todo, len(self.stages) - 1)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that is at work or next."""
+        return self.stages[self.current_index]
+
+    @property
+    def engine(self) -> EngineName:
+        """The engine of that stage."""
+        return self.stage.engine
 
 
 @dataclass(frozen=True)

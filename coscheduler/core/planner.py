@@ -85,16 +85,25 @@ def fits_alone(option: Option, duration_ms: int, context_bytes: int, capacity_by
     return context_bytes + option.peak_bytes(duration_ms) <= capacity_bytes
 
 
+def best_fitting(
+    options: Sequence[Option], duration_ms: int, context_bytes: int, capacity_bytes: int
+) -> list[Option]:
+    """Of the options that fit alone those of the best quality, in their order."""
+    fitting = [
+        option
+        for option in options
+        if fits_alone(option, duration_ms, context_bytes, capacity_bytes)
+    ]
+    best = min((option.quality_tier for option in fitting), default=0)
+    return [option for option in fitting if option.quality_tier == best]
+
+
 def best_tier(
     options: Sequence[Option], duration_ms: int, context_bytes: int, capacity_bytes: int
 ) -> int | None:
     """The best quality tier that fits alone; None when nothing ever fits."""
-    tiers = [
-        option.quality_tier
-        for option in options
-        if fits_alone(option, duration_ms, context_bytes, capacity_bytes)
-    ]
-    return min(tiers, default=None)
+    best = best_fitting(options, duration_ms, context_bytes, capacity_bytes)
+    return best[0].quality_tier if best else None
 
 
 def least_bytes(options: Sequence[Option], duration_ms: int, context_bytes: int) -> int:

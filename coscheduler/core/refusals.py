@@ -2,16 +2,25 @@
 
 from coscheduler.core import planner
 from coscheduler.core.engine_state import EngineState
-from coscheduler.core.model import ENGINE_OF, EngineName, Failure, Stage
+from coscheduler.core.model import EngineName, Failure
+from coscheduler.errors import CoschedulerError, Refused
 
 
-def not_configured(stage: Stage) -> Failure:
-    """The config has no section for the stage's engine."""
-    engine = ENGINE_OF[stage.kind]
+def failure_of(error: CoschedulerError) -> Failure:
+    """What was raised, as a record."""
+    return Failure(error.reason, error.message, tuple(error.numbers.items()))
+
+
+def refused(failure: Failure) -> Refused:
+    """What a record says, to be raised."""
+    return Refused(failure.reason, failure.message, **dict(failure.numbers))
+
+
+def not_configured(engine: EngineName) -> Failure:
+    """The config has no section for the engine."""
     return Failure(
         "ENGINE_NOT_CONFIGURED",
-        f"stage {stage.kind} needs the {engine} engine, which the config does not have; add a "
-        f"[{engine}] section",
+        f"the config does not have the {engine} engine; add an [{engine}] section",
         (("engine", str(engine)),),
     )
 
@@ -22,8 +31,7 @@ def misfit(
     """Why `capacity_bytes` are not enough for a described engine, NEVER_FITS or QUALITY_TOO_LOW;
     None when they are.
     """
-    options, context_bytes = state.options(), state.context_bytes
-    tier = planner.best_tier(options, duration_ms, context_bytes, capacity_bytes)
+    tier = state.best_tier(duration_ms, capacity_bytes)
     if tier is None:
         return never_fits(state, duration_ms, capacity_bytes)
     if quality_min is not None and tier > quality_min:

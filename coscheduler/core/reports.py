@@ -7,25 +7,22 @@ failure counts as any other. After a crash the next attempt takes a safe option,
 has one; a crash with that one is the end of the job.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coscheduler.core import events as ev
 from coscheduler.core.actions import Actions
-from coscheduler.core.engine_state import EngineState, Limits, Phase
-from coscheduler.core.jobs import JobBook, current_index
-from coscheduler.core.ledger import Ledger, Part, ReservationState
+from coscheduler.core.books import Books
+from coscheduler.core.engine_state import EngineState, Phase
+from coscheduler.core.ledger import Part, ReservationState
 from coscheduler.core.model import (
-    EngineName,
     Failure,
     JobState,
     Line,
     LineBytes,
     Option,
-    Stage,
     StageState,
 )
-from coscheduler.core.refusals import misfit
+from coscheduler.core.refusals import failure_of, misfit
 from coscheduler.core.sizes import run_lines
 from coscheduler.errors import LedgerRefusal
 
@@ -45,19 +42,10 @@ class _Attempt:
 class Reports:
     """The state that it changes is the scheduler's own."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        engines: Mapping[EngineName, EngineState],
-        jobs: JobBook,
-        actions: Actions,
-        limits: Limits,
-    ) -> None:
-        self._ledger = ledger
-        self._engines = engines
-        self._jobs = jobs
+    def __init__(self, books: Books, actions: Actions) -> None:
+        self._books, self._ledger, self._jobs = books, books.ledger, books.jobs
+        self._engines, self._limits = books.engines, books.limits
         self._actions = actions
-        self._limits = limits
 
     # ---- loads -------------------------------------------------------------------------------
 
@@ -70,7 +58,7 @@ class Reports:
         state.wish, state.note = (state.wish, state.note) if job else (None, "")
         state.learned.note_load(state.option.name, event.load_ms)
         if job in self._jobs:
-            stage = self._stage(job)
+            stage = self._jobs[job].stage
             load_ms = stage.load_ms + event.load_ms
             self._jobs.set_current(job, state=StageState.PENDING, load_ms=load_ms)
         run = self._ledger.entries()[state.name, Part.RUN].lines
@@ -99,7 +87,7 @@ class Reports:
             state.learned.resident_bytes[state.option.name] = extra
         self._actions.stop(state, f"loading took more than predicted: {refusal.message}")
         if job in self._jobs:
-            self._jobs.fail_attempt(job, _failure(refusal), retryable=True, count=True)
+            self._jobs.fail_attempt(job, failure_of(refusal), retryable=True, count=True)
 
     def _commit_load(self, state: EngineState, event: ev.Loaded) -> None:
         """Charge what was measured: the context as it is, the rest at least as predicted."""
@@ -151,17 +139,17 @@ class Reports:
         state = self._engines[event.engine]
         self._actions.end_run(state)
         self._learn(state, event)
-        index = self._jobs.set_current(
+        self._jobs.set_current(
             event.job,
             state=StageState.SUCCEEDED,
             outputs=event.outputs,
-            notes=(*self._stage(event.job).notes, *event.notes),
+            notes=(*self._jobs[event.job].stage.notes, *event.notes),
             numbers=event.numbers,
             measured_peak_bytes=event.measured_peak_bytes,
         )
         self._jobs.hand_on(event.job, event.outputs)
         job = self._jobs[event.job]
-        if index + 1 == len(job.stages):
+        if job.stage.state is StageState.SUCCEEDED:
             self._jobs.succeed(job.name)
         elif job.state is JobState.CANCELLING:
             self._jobs.stop(job.name)
@@ -170,7 +158,7 @@ class Reports:
         """How long it took, and bytes above the prediction; these never so many that the option
         would not fit alone any more: it has just shown that it does.
         """
-        option, stage = state.loaded_option(), self._stage(event.job)
+        option, stage = state.loaded_option(), self._jobs[event.job].stage
         if option is None or state.is_mixed:
             return  # it says nothing of any one option
         is_timed = self._jobs[event.job].is_durable  # a conversation lasts as long as it lasts
@@ -216,9 +204,7 @@ class Reports:
         assert option is not None and state.option is not None
         if event.option == option.name:
             state.option = option
-            self._ledger.drop(event.engine, Part.SURPLUS)
-            run = run_lines(self._ledger, self._jobs, state, option)
-            self._actions.charge_run(state, run)
+            self._ledger.take_back(event.engine, run_lines(self._books, state, option))
             return
         self._ledger.resize((event.engine, Part.RESIDENT), state.option.resident)
         state.grow_after_ms = self._jobs.now_ms + self._limits.oom_memory_ms
@@ -240,13 +226,13 @@ class Reports:
             return
         self._jobs.step_down(job, failure, self._limits.oom_steps_max, count)
         if job in self._jobs:
-            step, name = self._stage(job).oom_count, attempt.option.name
+            step, name = self._jobs[job].stage.oom_count, attempt.option.name
             self._jobs.note_wait(job, f"step {step} down: '{name}' ran out of memory")
 
     def _step_down(self, attempt: "_Attempt", job: str) -> bool:
         """Take the option to need more than it had; whether some option is left then."""
         state, name = attempt.state, attempt.option.name
-        learned, stage = state.learned, self._stage(job)
+        learned, stage = state.learned, self._jobs[job].stage
         learned.out_of_memory_count[name] = learned.out_of_memory_count.get(name, 0) + 1
         until_ms = self._jobs.now_ms + self._limits.oom_memory_ms
         learned.guess(name, attempt.free_bytes + 1, until_ms)
@@ -288,10 +274,3 @@ class Reports:
         state.learned.distrusted_until_ms[option.name] = until_ms
         self._actions.decide(f"{state.name} ended with '{option.name}': safe options for a while")
         return option.is_safe
-
-    def _stage(self, job: str) -> Stage:
-        return self._jobs[job].stages[current_index(self._jobs[job])]
-
-
-def _failure(refusal: LedgerRefusal) -> Failure:
-    return Failure(refusal.reason, refusal.message, tuple(refusal.numbers.items()))

@@ -12,16 +12,16 @@ from typing import Any
 
 from coscheduler.core import events as ev
 from coscheduler.core.actions import Actions
+from coscheduler.core.books import Books
 from coscheduler.core.commands import Command
 from coscheduler.core.controls import Controls
-from coscheduler.core.decisions import Decider, kept_until_ms, run_ms_by_now
+from coscheduler.core.decisions import Decider
 from coscheduler.core.engine_state import EngineState, Limits, Phase
 from coscheduler.core.estimates import expected_ends
 from coscheduler.core.intents import Bring, GiveUp, Go, GoOn, Turn, Wait
-from coscheduler.core.jobs import JobBook, current_index
+from coscheduler.core.jobs import JobBook
 from coscheduler.core.ledger import Key, Ledger, Reservation
 from coscheduler.core.model import (
-    ENGINE_OF,
     EngineName,
     Job,
     JobState,
@@ -29,13 +29,13 @@ from coscheduler.core.model import (
     Stage,
     StageState,
 )
-from coscheduler.core.refusals import misfit, not_configured
+from coscheduler.core.refusals import misfit, refused
 from coscheduler.core.reports import Reports
-from coscheduler.core.sizes import Sizes
 from coscheduler.core.surveys import Surveys
-from coscheduler.errors import Exhausted, Refused
+from coscheduler.core.upkeep import Upkeep
+from coscheduler.core.wishes import Wishes
+from coscheduler.errors import Exhausted
 
-SHRANK = "the budget shrank"
 ESTIMATE_MS = 1000  # an estimate holds so long, unless a job asks that it lacks
 
 
@@ -74,14 +74,14 @@ class Scheduler:
         self._jobs = JobBook(limits.attempts_max, limits.ageing_ms)
         self._ends: dict[str, int] = {}
         self._ends_ms = 0
-        self._actions = Actions(self.ledger, self._jobs)
-        self._decider = Decider(self.ledger, self.engines, self._jobs, limits)
-        self._sizes = Sizes(self.ledger, self.engines, self._jobs)
-        self._controls = Controls(
-            self.ledger, self.engines, self._jobs, self._actions, self._decider
-        )
-        self._surveys = Surveys(self.ledger, self.engines, self._actions)
-        reports = Reports(self.ledger, self.engines, self._jobs, self._actions, limits)
+        books = Books(self.ledger, self.engines, self._jobs, limits)
+        self._actions = Actions(books)
+        self._decider = Decider(books)
+        self._upkeep = Upkeep(books, self._actions)
+        self._wishes = Wishes(books, self._actions)
+        self._surveys = Surveys(books, self._actions)
+        self.controls = Controls(books, self._actions)
+        reports = Reports(books, self._actions)
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             ev.Submitted: self._on_submitted,
             ev.CancelRequested: self._on_cancel_requested,
@@ -100,11 +100,11 @@ class Scheduler:
             ev.EngineDied: reports.on_engine_died,
             ev.CapacityChanged: self._on_capacity_changed,
             ev.Ticked: self._on_ticked,
-            ev.DrainRequested: self._controls.on_drain_requested,
-            ev.DrainEnded: self._controls.on_drain_ended,
-            ev.LoadRequested: self._controls.on_load_requested,
-            ev.UnloadRequested: self._controls.on_unload_requested,
-            ev.PinRequested: self._controls.on_pin_requested,
+            ev.DrainRequested: self.controls.on_drain_requested,
+            ev.DrainEnded: self.controls.on_drain_ended,
+            ev.LoadRequested: self.controls.on_load_requested,
+            ev.UnloadRequested: self.controls.on_unload_requested,
+            ev.PinRequested: self.controls.on_pin_requested,
         }
 
     # ---- its state ---------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class Scheduler:
             engines=tuple(state.copy() for state in self.engines.values()),
             reservations=tuple(self.ledger.entries().items()),
             jobs=self._jobs.all(),
-            is_draining=self._controls.is_draining,
+            is_draining=self.controls.is_draining,
             now_ms=self._jobs.now_ms,
         )
 
@@ -132,7 +132,7 @@ class Scheduler:
         scheduler.engines.update({engine.name: engine.copy() for engine in state.engines})
         scheduler._jobs.restore(state.jobs)
         scheduler._jobs.now_ms = state.now_ms
-        scheduler._controls.is_draining = state.is_draining
+        scheduler.controls.is_draining = state.is_draining
         return scheduler
 
     # ---- what may be asked -------------------------------------------------------------------
@@ -164,20 +164,6 @@ class Scheduler:
         for stage in job.stages:
             self._admit_stage(stage, job.quality_min)
 
-    def check_load(self, engine: EngineName, option: str) -> None:
-        """May LoadRequested be sent? Raises Refused ENGINE_NOT_CONFIGURED, the engine's own reason
-        or NEVER_FITS, and InvalidInput OPTION_UNKNOWN.
-        """
-        self._controls.check_load(engine, option)
-
-    def check_unload(self, engine: EngineName) -> None:
-        """May UnloadRequested be sent? Raises Refused as `check_pin`, or ENGINE_PINNED."""
-        self._controls.check_unload(engine)
-
-    def check_pin(self, engine: EngineName) -> None:
-        """May PinRequested be sent? Raises Refused ENGINE_NOT_CONFIGURED or the engine's reason."""
-        self._controls.usable(engine)
-
     def expected_end_ms(self, job_name: str) -> int | None:
         """When an unfinished job may be expected to end, as of the last event or a little earlier;
         None where it cannot be said. See `estimates.py`.
@@ -207,7 +193,7 @@ class Scheduler:
     @property
     def is_draining(self) -> bool:
         """Whether nothing is started."""
-        return self._controls.is_draining
+        return self.controls.is_draining
 
     @property
     def is_quiet(self) -> bool:
@@ -228,7 +214,7 @@ class Scheduler:
         if state.is_idle and not state.is_pinned:
             yield state.since_ms + self.limits.keep_alive_ms
         if state.used_by > Priority.BATCH:
-            yield kept_until_ms(state, self.limits)
+            yield state.kept_until_ms(self.limits)
         if state.held_for:
             yield state.held_since_ms + self.limits.group_ms_max
 
@@ -239,7 +225,7 @@ class Scheduler:
         if job.name in self._jobs or job.state.is_final:
             return
         self._jobs.put(job)
-        index = current_index(job)
+        index = job.current_index
         if job.stages[index].input.artifact and not job.stages[index].ready_ms:
             self._jobs.set_stage(job.name, index, ready_ms=self._jobs.now_ms)
 
@@ -247,7 +233,7 @@ class Scheduler:
         job = self._jobs.get(event.job)
         if job is None or job.state is JobState.CANCELLING:
             return
-        engine = ENGINE_OF[job.stages[current_index(job)].kind]
+        engine = job.engine
         if self._jobs.cancel(job.name):
             self._actions.cancel(self.engines[engine])
 
@@ -257,30 +243,23 @@ class Scheduler:
         self.ledger.set_capacity(event.capacity_bytes, event.budget_bytes)
 
     def _on_ticked(self, event: ev.Ticked) -> None:
-        """Time is looked at after every event: see `_unload_idle`."""
+        """Time is looked at after every event."""
 
     # ---- deciding ----------------------------------------------------------------------------
 
     def _schedule(self) -> None:
         self._jobs.forget_waits()
-        self._rerank()
-        self._forget_marks()
+        self._upkeep.rerank()
+        self._upkeep.forget_marks()
         self._surveys.start()
-        self._controls.let_leave()
-        self._reduce_overdraft()
+        self._upkeep.let_leave()
+        self._upkeep.reduce_overdraft()
         claimed, spare_bytes = self._take_turns()
         if not self.is_draining:
-            self._controls.fulfil_wishes(claimed, spare_bytes)
+            self._wishes.fulfil(claimed, spare_bytes)
             if spare_bytes is None:
-                self._grow()
-        self._unload_idle()
-
-    def _rerank(self) -> None:
-        """Those at work fall behind as they work."""
-        for state in self.engines.values():
-            if state.phase is Phase.RUNNING and (job := self._jobs.get(state.job)):
-                stage = job.stages[current_index(job)]
-                self._jobs.rerank(job, run_ms_by_now(stage, state, self._jobs.now_ms))
+                self._upkeep.grow()
+        self._upkeep.unload_idle()
 
     def _take_turns(self) -> tuple[dict[EngineName, str], int | None]:
         """Each engine's first job in rank order has its turn, and so have those that an engine was
@@ -297,8 +276,8 @@ class Scheduler:
             job = self._jobs.get(name)
             if job is None:
                 continue  # it failed with another one, in this very round
-            stage = job.stages[current_index(job)]
-            engine = ENGINE_OF[stage.kind]
+            stage = job.stage
+            engine = stage.engine
             if not stage.input.artifact or (engine in claimed and name not in special):
                 continue
             special.discard(name)
@@ -313,38 +292,10 @@ class Scheduler:
                 claimed.setdefault(engine, name)
         return claimed, spare_bytes
 
-    def _grow(self) -> None:
-        """Running engines take what nobody waits for, where it pays within the stage at hand."""
-        for state in self.engines.values():
-            if (option := self._sizes.larger(state)) is not None:
-                self._actions.resize(state, option.name, "memory is free")
-
-    def _unload_idle(self) -> None:
-        """Engines whose keep-alive ran out and that nobody waits for leave, step by step."""
-        since_ms = self._jobs.now_ms - self.limits.keep_alive_ms
-        idle = [s for s in self.engines.values() if s.is_idle and s.since_ms <= since_ms]
-        if not idle:
-            return
-        wanted = self._jobs.wanted_engines()
-        for state in idle:
-            if state.name not in wanted and not state.is_pinned:
-                leave = self._actions.unload if state.phase is Phase.LOADED else self._actions.stop
-                leave(state, f"idle for {self._jobs.now_ms - state.since_ms} ms")
-
     def _special(self) -> set[str]:
         """Jobs that have a turn although others come first on their engine."""
         paused = {s.job for s in self.engines.values() if s.phase is Phase.PAUSED}
         return (paused | {s.leased_to for s in self.engines.values()}) - {""}
-
-    def _forget_marks(self) -> None:
-        """Leases, holds and guesses whose reason is gone."""
-        for state in self.engines.values():
-            if state.leased_to and not self._jobs.is_pending(state.leased_to):
-                self._actions.end_lease(state)
-            if state.held_for and not self._jobs.is_pending(state.held_for):
-                state.held_for = ""
-            if state.learned.forget_old_guesses(self._jobs.now_ms):
-                self._actions.decide(f"{state.name}: what ran out of memory is tried again")
 
     def _may_take_turn(self, job: Job, stage: Stage) -> bool:
         """While draining only paused stages go on, so that they can end."""
@@ -373,70 +324,14 @@ class Scheduler:
                 self._actions.load(state, option, turn.job.name, turn.stage.duration_ms)
             case Wait():
                 self._jobs.note_wait(turn.job.name, intent.reason)
-                self._set_in_motion(intent, turn.job.name)
+                self._actions.set_in_motion(intent, f"{turn.job.name} comes first", turn.job.name)
                 return intent
         return None
 
-    def _set_in_motion(self, wait: Wait, job_name: str) -> None:
-        why = f"{job_name} comes first"
-        for name, option in wait.resize:
-            self._actions.resize(self.engines[name], option, why, job_name)
-        for name in wait.unload:
-            self._actions.unload(self.engines[name], why, job_name)
-        for name in wait.stop:
-            self._actions.stop(self.engines[name], why, job_name)
-        for name in wait.pause:
-            self._actions.ask(self.engines[name], "pause", why)
-        for name in wait.preempt:
-            self._actions.ask(self.engines[name], "preempt", why)
-        for name in wait.hold:
-            if not self.engines[name].held_for:
-                self.engines[name].held_for = job_name
-                self.engines[name].held_since_ms = self._jobs.now_ms
-
-    def _reduce_overdraft(self) -> None:
-        """After the budget shrank: idle engines leave, the longest idle first; then stages that
-        rank last are put back into the queue, to come again as they fit; pinned engines come last.
-        Of an engine that can give what is missing where it is, nothing else is asked.
-        """
-        missing = self.ledger.overdraft_bytes - self.ledger.releasing_bytes
-        if missing <= 0:
-            return
-        idle = sorted(
-            (state for state in self.engines.values() if state.is_idle),
-            key=lambda state: state.since_ms,
-        )
-        unpinned = [state for state in idle if not state.is_pinned]
-        pinned = [state for state in idle if state.is_pinned]
-        for state in (*unpinned, *self._at_work(), *pinned):
-            if missing > 0:
-                missing -= self._give_back(state, missing)
-
-    def _at_work(self) -> list[EngineState]:
-        """The engines with a stage, last in rank first."""
-        at_work = {
-            state.job: state
-            for state in self.engines.values()
-            if state.phase in (Phase.RUNNING, Phase.PAUSED)
-        }
-        return [at_work[job.name] for job in reversed(self.jobs) if job.name in at_work]
-
-    def _give_back(self, state: EngineState, missing: int) -> int:
-        """Ask an engine for so many bytes; how many it will give."""
-        if (smaller := self._sizes.smaller_by(state, missing)) is not None:
-            self._actions.resize(state, smaller.name, SHRANK)
-            return missing
-        if state.is_idle:
-            self._actions.stop(state, SHRANK)
-        else:
-            self._actions.ask(state, "preempt", SHRANK)
-        return self.ledger.bytes_of(state.name)
-
     def _admit_stage(self, stage: Stage, quality_min: int | None) -> None:
-        state = self.engines.get(ENGINE_OF[stage.kind])
-        failure = not_configured(stage) if state is None else state.failure
-        if failure is None and state is not None and state.description is not None:
+        state = self.controls.usable(stage.engine)
+        if state.description is not None:
             budget_bytes = self.ledger.budget_bytes
             failure = misfit(state, stage.duration_ms, quality_min, budget_bytes)
-        if failure is not None:
-            raise Refused(failure.reason, failure.message, **dict(failure.numbers))
+            if failure is not None:
+                raise refused(failure)

@@ -2,13 +2,11 @@
 where memory is free and it pays. Reads the scheduler's state, changes nothing.
 """
 
-from collections.abc import Mapping
-
 from coscheduler.core import planner
+from coscheduler.core.books import Books
 from coscheduler.core.engine_state import EngineState, Phase
-from coscheduler.core.jobs import JobBook, current_index
-from coscheduler.core.ledger import Ledger, Part
-from coscheduler.core.model import EngineName, Lines, Option, Stage, total_bytes
+from coscheduler.core.ledger import Part
+from coscheduler.core.model import Lines, Option, Stage, total_bytes
 
 GROWTH_GAIN = 2  # growing must save so many times what it takes
 
@@ -16,12 +14,8 @@ GROWTH_GAIN = 2  # growing must save so many times what it takes
 class Sizes:
     """The state that it reads is the scheduler's own."""
 
-    def __init__(
-        self, ledger: Ledger, engines: Mapping[EngineName, EngineState], jobs: JobBook
-    ) -> None:
-        self._ledger = ledger
-        self._engines = engines
-        self._jobs = jobs
+    def __init__(self, books: Books) -> None:
+        self._books, self._ledger, self._jobs = books, books.ledger, books.jobs
 
     # ---- fewer layers --------------------------------------------------------------------------
 
@@ -59,7 +53,7 @@ class Sizes:
             return None
         if self._jobs.now_ms < state.grow_after_ms:
             return None
-        stage = job.stages[current_index(job)]
+        stage = job.stage
         free = self._ledger.free_bytes - self._soon_wanted(state, stage.duration_ms)
         larger = (
             option
@@ -78,7 +72,7 @@ class Sizes:
         """What the runs of the other engines in memory will take, if recordings are alike."""
         return sum(
             total_bytes(other.option.run_lines(duration_ms))
-            for other in self._engines.values()
+            for other in self._books.engines.values()
             if other.name is not state.name and other.phase is Phase.LOADED
             if other.option is not None and self._jobs.ahead(other.name)
         )
@@ -86,8 +80,8 @@ class Sizes:
     def _pays(self, state: EngineState, option: Option, stage: Stage) -> bool:
         now = state.option
         assert now is not None
-        ran_ms = stage.run_ms + self._jobs.now_ms - state.since_ms
-        rest_ms = state.learned.expected_run_ms(now, stage.duration_ms) - ran_ms
+        whole_ms = state.learned.expected_run_ms(now, stage.duration_ms)
+        rest_ms = whole_ms - state.ran_ms(stage, self._jobs.now_ms)
         faster = now.run_ms_per_second - option.run_ms_per_second
         saved_ms = rest_ms * faster // max(1, now.run_ms_per_second)
         return saved_ms > GROWTH_GAIN * _come_ms(option, self._more(state, option))
@@ -104,19 +98,19 @@ class Sizes:
 
     def _more(self, state: EngineState, option: Option) -> int:
         held = self._ledger.bytes_of(state.name, Part.RESIDENT, Part.RUN)
-        run = run_lines(self._ledger, self._jobs, state, option)
+        run = run_lines(self._books, state, option)
         return total_bytes(option.resident) + total_bytes(run) - held
 
 
-def run_lines(ledger: Ledger, jobs: JobBook, state: EngineState, option: Option) -> Lines:
+def run_lines(books: Books, state: EngineState, option: Option) -> Lines:
     """What is reserved for what runs there once the engine holds what `option` holds: as before, or
     what the option needs for a run where that is more.
     """
-    entry = ledger.entries().get((state.name, Part.RUN))
-    now, job = entry.lines if entry is not None else (), jobs.get(state.job)
+    entry = books.ledger.entries().get((state.name, Part.RUN))
+    now, job = entry.lines if entry is not None else (), books.jobs.get(state.job)
     if state.phase is not Phase.RUNNING or job is None:
         return now
-    wanted = option.run_lines(job.stages[current_index(job)].duration_ms)
+    wanted = option.run_lines(job.stage.duration_ms)
     return max(now, wanted, key=total_bytes)
 
 

@@ -4,24 +4,20 @@ An engine that was added waits until the bytes of its survey are free. They are 
 answer has come; the process is gone by then.
 """
 
-from collections.abc import Mapping
-
 from coscheduler.core import events as ev
 from coscheduler.core.actions import Actions
+from coscheduler.core.books import Books
 from coscheduler.core.engine_state import EngineState, Phase
-from coscheduler.core.ledger import Ledger, Part
-from coscheduler.core.model import EngineName, Failure, Line, LineBytes
+from coscheduler.core.ledger import Part
+from coscheduler.core.model import Failure, Line, LineBytes
 from coscheduler.core.refusals import survey_never_fits
 
 
 class Surveys:
     """The state that it changes is the scheduler's own."""
 
-    def __init__(
-        self, ledger: Ledger, engines: Mapping[EngineName, EngineState], actions: Actions
-    ) -> None:
-        self._ledger = ledger
-        self._engines = engines
+    def __init__(self, books: Books, actions: Actions) -> None:
+        self._ledger, self._engines = books.ledger, books.engines
         self._actions = actions
 
     def on_engine_added(self, event: ev.EngineAdded) -> None:

@@ -329,17 +329,17 @@ class Daemon:
         """See `api.DaemonApi`."""
         self._check_open()
         await self._wait_for_descriptions([engine])
-        self._scheduler.check_load(engine, option)
+        self._scheduler.controls.check_load(engine, option)
         return await self._control(ev.LoadRequested(engine, option))
 
     async def unload_engine(self, engine: EngineName) -> GpuSnapshot:
         """See `api.DaemonApi`."""
-        self._scheduler.check_unload(engine)
+        self._scheduler.controls.check_unload(engine)
         return await self._control(ev.UnloadRequested(engine))
 
     async def pin_engine(self, engine: EngineName, is_pinned: bool) -> GpuSnapshot:
         """See `api.DaemonApi`."""
-        self._scheduler.check_pin(engine)
+        self._scheduler.controls.usable(engine)
         return await self._control(ev.PinRequested(engine, is_pinned))
 
     async def drain(self, is_draining: bool) -> GpuSnapshot:

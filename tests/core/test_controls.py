@@ -67,17 +67,17 @@ def test_a_load_that_was_asked_for_and_fails_is_told_and_not_tried_for_ever() ->
 def test_what_cannot_be_loaded_is_refused_with_the_reason() -> None:
     story = Story(capacity=129)
     with pytest.raises(Refused) as refusal:
-        story.scheduler.check_load(S, "")
+        story.scheduler.controls.check_load(S, "")
     assert refusal.value.reason == "NEVER_FITS"
     assert refusal.value.numbers["required_bytes"] == "130"
     with pytest.raises(InvalidInput) as unknown:
-        story.scheduler.check_load(S, "huge")
+        story.scheduler.controls.check_load(S, "huge")
     assert unknown.value.numbers == {"option": "huge", "known": "full"}
     alone = Scheduler(1000, (S,), limits())
     alone.handle(ev.DescribeFailed(S, Failure("MODEL_MISSING", "no /m/x")), 1)
     for engine, reason in ((S, "MODEL_MISSING"), (T, "ENGINE_NOT_CONFIGURED")):
         with pytest.raises(Refused) as refusal:
-            alone.check_pin(engine)
+            alone.controls.usable(engine)
         assert refusal.value.reason == reason
 
 
@@ -113,7 +113,7 @@ def test_a_pinned_engine_is_no_victim_and_stays_when_idle() -> None:
     assert "separation is pinned" in story.scheduler.waiting_for("jobs/2")
     assert story.on(ev.LoadRequested(A)) == []
     with pytest.raises(Refused) as refusal:
-        story.scheduler.check_unload(S)
+        story.scheduler.controls.check_unload(S)
     assert refusal.value.reason == "ENGINE_PINNED"
     assert story.on(ev.PinRequested(S, False)) == [Unload(S)]
 

@@ -1,7 +1,7 @@
 """The book of unfinished jobs: what it counts agrees with what it holds."""
 
 from coscheduler.core.jobs import JobBook
-from coscheduler.core.model import ENGINE_OF, EngineName, StageKind, StageState
+from coscheduler.core.model import EngineName, StageKind, StageState
 from tests.core.build import A, S, T, job
 
 ALL = (StageKind.SEPARATE, StageKind.TRANSCRIBE, StageKind.ANALYZE)
@@ -10,7 +10,7 @@ ALL = (StageKind.SEPARATE, StageKind.TRANSCRIBE, StageKind.ANALYZE)
 def counted(book: JobBook) -> dict[EngineName, int]:
     """By looking at every stage."""
     stages = [stage for made in book.all() for stage in made.stages]
-    left = [ENGINE_OF[s.kind] for s in stages if s.state is not StageState.SUCCEEDED]
+    left = [s.engine for s in stages if s.state is not StageState.SUCCEEDED]
     return {engine: left.count(engine) for engine in EngineName}
 
 

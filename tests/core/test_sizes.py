@@ -9,6 +9,7 @@ import pytest
 
 from coscheduler.core import events as ev
 from coscheduler.core import planner
+from coscheduler.core.books import Books
 from coscheduler.core.commands import Load, Pause, Preempt, Resize, Run, Stop
 from coscheduler.core.dry_run import plan_job
 from coscheduler.core.engine_state import EngineState, Limits, Phase
@@ -19,6 +20,7 @@ from coscheduler.core.model import (
     Failure,
     Job,
     Line,
+    LineBytes,
     Option,
     Priority,
     RunLine,
@@ -105,7 +107,7 @@ def test_shrinking_costs_the_way_back_or_slower_runs_whatever_is_less(
         book.put(job(f"jobs/{number}"))
     ledger.reserve((S, Part.RESIDENT), whole.resident)
     engine = EngineState(S, Phase.LOADED, description(S, whole, half), option=whole)
-    found = Sizes(ledger, {S: engine}, book).smaller(engine, 10_000)
+    found = Sizes(Books(ledger, {S: engine}, book, limits())).smaller(engine, 10_000)
     assert found == (Smaller("4 of 8", 40, cost_ms),)
 
 
@@ -358,3 +360,10 @@ def test_the_ledger_gives_back_no_more_than_there_is_and_one_thing_at_a_time() -
     with pytest.raises(LedgerRefusal, match="cannot give back"):
         ledger.ask_back(S, layers(2).resident)
     assert bytes_of(told) == 110
+    assert ledger.bytes_of(S, Part.SURPLUS) == 40
+    run = ledger.entries()[S, Part.RUN].lines
+    with pytest.raises(LedgerRefusal, match="only 40 bytes"):
+        ledger.take_back(S, (*run, LineBytes(Line.WORKSPACE, 41)))
+    ledger.set_capacity(100)
+    ledger.take_back(S, (*run, LineBytes(Line.WORKSPACE, 40)))
+    assert bytes_of(told) == 110 and not ledger.bytes_of(S, Part.SURPLUS)

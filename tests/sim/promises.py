@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 
 from coscheduler.core.commands import Load, Run
 from coscheduler.core.engine_state import EngineState, Phase
-from coscheduler.core.jobs import current_index
 from coscheduler.core.ledger import Part
-from coscheduler.core.model import ENGINE_OF, EngineName, Job, Stage, StageState
+from coscheduler.core.model import EngineName, Job, Stage, StageState
 from coscheduler.core.policy import rank_key, served_ms
 from coscheduler.errors import CoschedulerError
 
@@ -69,12 +68,12 @@ class Promises:
         or everything is let pass.
         """
         engines = self._world.scheduler.engines
-        learned = any(_has_learned(engines[ENGINE_OF[stage.kind]]) for stage in job.stages)
+        learned = any(_has_learned(engines[stage.engine]) for stage in job.stages)
         if learned and exactly:
             return False
         budget = self._world.scheduler.ledger.budget_bytes
         for stage in job.stages:
-            engine = ENGINE_OF[stage.kind]
+            engine = stage.engine
             description = self._world.descriptions[engine]
             tiers = [
                 option.quality_tier
@@ -159,7 +158,7 @@ class Promises:
             return
         if not self._fits_now(first):
             return  # other programs hold what is missing: nobody gives way for that
-        engine = scheduler.engines[ENGINE_OF[first.stages[current_index(first)].kind]]
+        engine = scheduler.engines[first.engine]
         if engine.phase is Phase.RUNNING and self._is_lower(engine, first):
             stage = self._stage(engine)
             bound = stage.preempt_count >= self._world.limits.preempts_max
@@ -182,8 +181,8 @@ class Promises:
         """Is there an option that is good enough and fits beside what other programs hold? With
         what was learned: nobody gives way for what is taken not to fit.
         """
-        scheduler, stage = self._world.scheduler, job.stages[current_index(job)]
-        state = scheduler.engines[ENGINE_OF[stage.kind]]
+        scheduler, stage = self._world.scheduler, job.stage
+        state = scheduler.engines[stage.engine]
         free = scheduler.ledger.capacity_bytes - state.context_bytes
         return any(
             option.peak_bytes(stage.duration_ms) <= free
@@ -204,10 +203,10 @@ class Promises:
     def _stage(self, state: EngineState) -> Stage:
         job = self._world.scheduler.job(state.job)
         assert job is not None
-        return job.stages[current_index(job)]
+        return job.stage
 
     def _could_run(self, job: Job) -> bool:
-        stage = job.stages[current_index(job)]
+        stage = job.stage
         return stage.state is StageState.PENDING and bool(stage.input.artifact)
 
     def _check_progress(self) -> None:

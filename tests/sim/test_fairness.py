@@ -5,8 +5,7 @@ import random
 import pytest
 
 from coscheduler.core import events as ev
-from coscheduler.core.decisions import KEEP_LOADS
-from coscheduler.core.engine_state import Limits
+from coscheduler.core.engine_state import KEEP_LOADS, Limits
 from coscheduler.core.model import EngineName, JobState, Priority, StageKind
 from tests.core.build import description, job, limits, option
 from tests.sim.scenarios import KINDS
