@@ -136,11 +136,11 @@ class Decider:
         run_only = replace(option, resident=(), load_ms=0)
         request = planner.Request((run_only,), duration_ms, 0, needs_process=False)
         moved = self._make_room(turn, request, option.quality_tier, wait)
-        if moved.is_passive and turn.spare_bytes is None:
-            return self._smaller_self(turn, state, moved)
-        return moved
+        if moved is None and turn.spare_bytes is None:
+            moved = self._smaller_self(turn, state, wait)
+        return moved or self._explained(turn, wait)
 
-    def _smaller_self(self, turn: Turn, state: EngineState, wait: Wait) -> Wait:
+    def _smaller_self(self, turn: Turn, state: EngineState, wait: Wait) -> Wait | None:
         """Would another option of the same tier fit into what is free plus what this one holds?"""
         assert state.option is not None
         own = self._ledger.free_bytes + self._ledger.bytes_of(state.name, Part.RESIDENT)
@@ -155,7 +155,7 @@ class Decider:
             if option.quality_tier == state.option.quality_tier
             if option.name != state.option.name
         )
-        return replace(wait, unload=(state.name,)) if any(others) else wait
+        return replace(wait, unload=(state.name,)) if any(others) else None
 
     def _load_or_make_room(self, turn: Turn, state: EngineState, tier: int) -> Intent:
         is_new, context_bytes = state.is_stopped, state.context_to_come_bytes
@@ -172,12 +172,13 @@ class Decider:
         reason = f"memory: {needed} bytes needed, {self._ledger.free_bytes} free"
         if is_new and self._books.processes_free <= 0:
             reason = f"a process to end: {self._books.limits.processes_max} may hold a context"
-        return self._make_room(turn, request, tier, Wait(reason, needed))
+        wait = Wait(reason, needed)
+        return self._make_room(turn, request, tier, wait) or self._explained(turn, wait)
 
     def _make_room(
         self, turn: Turn, request: planner.Request, tier: int, wait: Wait
-    ) -> Wait:  # 10, 11, 12, 13
-        """`wait`, with what would end it; itself without any."""
+    ) -> Wait | None:  # 10, 11, 12
+        """`wait`, with what will end it; None: there is nothing."""
         if self._is_on_its_way(turn, request, tier):
             return wait
         plan = planner.plan(request, tier, self._rooms.of_turn(turn))
@@ -189,7 +190,7 @@ class Decider:
             return Wait.evicting(plan, needed)
         plan = planner.plan(request, tier, self._rooms.of_turn(turn, at_work=True))
         if plan is None:
-            return self._explained(turn, wait)
+            return None
         victims_at_work = (self._engines[name] for name in plan.unload + plan.stop)
         preempt = tuple(state.name for state in victims_at_work if not state.is_idle)
         return replace(wait, preempt=preempt, resize=plan.shrink)
@@ -203,7 +204,7 @@ class Decider:
         room = replace(room, free_bytes=room.free_bytes + releasing, tenants=())
         return planner.plan(request, tier, room) is not None
 
-    def _explained(self, turn: Turn, wait: Wait) -> Wait:
+    def _explained(self, turn: Turn, wait: Wait) -> Wait:  # 13
         """The same, with the idle engines that may not be evicted."""
         others = [state for state in self._engines.values() if state.is_idle]
         why = [f"{s.name} is pinned" for s in others if s.is_pinned]

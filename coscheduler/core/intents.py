@@ -60,12 +60,6 @@ class Wait:
         who = ", ".join((*plan.unload, *plan.stop, *(name for name, _ in plan.shrink)))
         return cls(f"{who} to give way", needed_bytes, plan.shrink, plan.unload, plan.stop)
 
-    @property
-    def is_passive(self) -> bool:
-        """Nothing is set in motion."""
-        evicts = self.resize or self.unload or self.stop
-        return not (evicts or self.pause or self.preempt or self.hold)
-
 
 Intent = Go | GoOn | Bring | GiveUp | Wait
 

@@ -25,7 +25,6 @@ class Learned:
     guessed_bytes: dict[str, int] = field(default_factory=dict)
     until_ms: dict[str, int] = field(default_factory=dict)
     distrusted_until_ms: dict[str, int] = field(default_factory=dict)  # the engine died with it
-    out_of_memory_count: dict[str, int] = field(default_factory=dict)
     load_ms: dict[str, int] = field(default_factory=dict)
     pace: dict[str, int] = field(default_factory=dict)
     fixed_run_ms: dict[str, int] = field(default_factory=dict)

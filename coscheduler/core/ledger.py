@@ -5,7 +5,7 @@ options take), "context" (until the process ends), "resident" (load to unload), 
 runs), "slack" (measured above predicted), "surplus" (layers that were asked back from an engine
 that stays). Its way:
 
-    RESERVED ──commit──> COMMITTED ──begin_release──> RELEASING ──confirm──> gone
+    RESERVED ──commit──> COMMITTED ──begin_release──> RELEASING ──drop──> gone
 
 RELEASING is still charged: memory that was asked back is not memory that came back. What is only
 planned is not in the ledger at all.
@@ -157,13 +157,8 @@ class Ledger:
         if entry is not None:
             self._reservations[key] = replace(entry, lines=run)
 
-    def confirm(self, key: Key) -> None:
-        """The bytes are back."""
-        self._get(key)
-        del self._reservations[key]
-
     def drop(self, engine: EngineName, *parts: Part) -> int:
-        """Forget these parts (all when none is named): the process is gone. Returns the bytes."""
+        """The bytes of these parts (all when none is named) are back. Returns how many."""
         keys = [
             key for key in self._reservations if key[0] is engine and (not parts or key[1] in parts)
         ]

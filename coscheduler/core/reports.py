@@ -7,8 +7,6 @@ failure counts as any other. After a crash the next attempt takes a safe option,
 has one; a crash with that one is the end of the job.
 """
 
-from dataclasses import dataclass
-
 from coscheduler.core import events as ev
 from coscheduler.core.actions import Actions
 from coscheduler.core.books import Books
@@ -19,7 +17,6 @@ from coscheduler.core.model import (
     JobState,
     Line,
     LineBytes,
-    Option,
     StageState,
 )
 from coscheduler.core.refusals import failure_of, misfit
@@ -28,15 +25,6 @@ from coscheduler.errors import LedgerRefusal
 
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
 CRASHED = "ENGINE_CRASHED"
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """An engine at work, the way it was in memory, and the bytes that were free beside it."""
-
-    state: EngineState
-    option: Option
-    free_bytes: int
 
 
 class Reports:
@@ -108,7 +96,7 @@ class Reports:
     def on_load_failed(self, event: ev.LoadFailed) -> None:
         """Nothing is loaded; the process may be left."""
         state = self._engines[event.engine]
-        job, attempt = state.job, self._attempt(state)
+        job, lacking = state.job, self._note_shortage(state, state.job, event.failure)
         if event.context_bytes == 0:
             self._actions.forget_process(state)
         else:
@@ -117,7 +105,7 @@ class Reports:
             state.since_ms = self._jobs.now_ms
             self._keep_context(state, event.context_bytes)
         if job in self._jobs:
-            self._fail_attempt(attempt, job, event.failure, event.retryable, count=True)
+            self._fail_attempt(job, event.failure, event.retryable, lacking, count=True)
         elif not job:
             self._give_up_wish(state, event.failure)
 
@@ -175,10 +163,10 @@ class Reports:
     def on_stage_failed(self, event: ev.StageFailed) -> None:
         """The engine is still loaded; the stage may be tried again."""
         state = self._engines[event.engine]
-        attempt = self._attempt(state)
+        lacking = self._note_shortage(state, event.job, event.failure)
         self._actions.end_run(state)
         self._jobs.set_current(event.job, measured_peak_bytes=event.measured_peak_bytes)
-        self._fail_attempt(attempt, event.job, event.failure, event.retryable, count=False)
+        self._fail_attempt(event.job, event.failure, event.retryable, lacking, count=False)
 
     def on_stage_stopped(self, event: ev.StageStopped) -> None:
         """Stopped because of a cancel, or to give way: then it goes back into the queue."""
@@ -212,35 +200,32 @@ class Reports:
 
     # ---- the ladder --------------------------------------------------------------------------
 
-    def _attempt(self, state: EngineState) -> "_Attempt":
-        """What the engine had, before its reservations are dropped."""
-        option = state.loaded_option()
-        assert option is not None
-        return _Attempt(state, option, self._ledger.free_bytes)
+    def _note_shortage(self, state: EngineState, job: str, failure: Failure) -> str:
+        """While all is charged as it was: an option that ran out of memory is taken to need more
+        than it had. Its name; "" where it was something else, or no option would be left.
+        """
+        option, record = state.loaded_option(), self._jobs.get(job)
+        if failure.reason != OUT_OF_MEMORY or option is None or record is None:
+            return ""
+        until_ms = self._jobs.now_ms + self._limits.oom_memory_ms
+        state.learned.guess(option.name, self._ledger.free_bytes + 1, until_ms)
+        duration_ms, capacity = record.stage.duration_ms, self._ledger.capacity_bytes
+        if misfit(state, duration_ms, record.quality_min, capacity) is None:
+            return option.name
+        state.learned.forget_guess(option.name)
+        return ""
 
     def _fail_attempt(
-        self, attempt: "_Attempt", job: str, failure: Failure, retryable: bool, count: bool
+        self, job: str, failure: Failure, retryable: bool, lacking: str, count: bool
     ) -> None:
-        if failure.reason != OUT_OF_MEMORY or not self._step_down(attempt, job):
+        """`lacking` is the option that ran out of memory, if one did."""
+        if not lacking:
             self._jobs.fail_attempt(job, failure, retryable, count)
             return
         self._jobs.step_down(job, failure, self._limits.oom_steps_max, count)
         if job in self._jobs:
-            step, name = self._jobs[job].stage.oom_count, attempt.option.name
-            self._jobs.note_wait(job, f"step {step} down: '{name}' ran out of memory")
-
-    def _step_down(self, attempt: "_Attempt", job: str) -> bool:
-        """Take the option to need more than it had; whether some option is left then."""
-        state, name = attempt.state, attempt.option.name
-        learned, stage = state.learned, self._jobs[job].stage
-        learned.out_of_memory_count[name] = learned.out_of_memory_count.get(name, 0) + 1
-        until_ms = self._jobs.now_ms + self._limits.oom_memory_ms
-        learned.guess(name, attempt.free_bytes + 1, until_ms)
-        quality_min, capacity_bytes = self._jobs[job].quality_min, self._ledger.capacity_bytes
-        if misfit(state, stage.duration_ms, quality_min, capacity_bytes) is None:
-            return True
-        learned.forget_guess(name)
-        return False
+            step = self._jobs[job].stage.oom_count
+            self._jobs.note_wait(job, f"step {step} down: '{lacking}' ran out of memory")
 
     # ---- ends --------------------------------------------------------------------------------
 

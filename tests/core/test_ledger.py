@@ -26,13 +26,13 @@ def test_refuses_what_does_not_fit_and_changes_nothing() -> None:
     assert ledger.free_bytes == 0
 
 
-def test_releasing_is_still_charged_until_it_is_confirmed() -> None:
+def test_releasing_is_still_charged_until_it_is_dropped() -> None:
     ledger = Ledger(100)
     ledger.reserve(KEY, lines(60))
     ledger.commit(KEY)
     ledger.begin_release(KEY)
     assert (ledger.used_bytes, ledger.releasing_bytes, ledger.free_bytes) == (60, 60, 40)
-    ledger.confirm(KEY)
+    ledger.drop(*KEY)
     assert (ledger.used_bytes, ledger.free_bytes) == (0, 100)
 
 
@@ -49,9 +49,9 @@ def test_steps_out_of_order_are_refused(steps: list[str]) -> None:
     assert ledger.entries() == entries
 
 
-def test_unknown_reservations_cannot_be_confirmed() -> None:
+def test_what_was_never_reserved_cannot_be_committed() -> None:
     with pytest.raises(LedgerRefusal, match="holds no"):
-        Ledger(1).confirm(KEY)
+        Ledger(1).commit(KEY)
 
 
 def test_a_lowered_capacity_gives_nothing_out_and_says_by_how_much_it_is_exceeded() -> None:

@@ -242,6 +242,18 @@ def test_what_is_on_its_way_back_leaves_room_for_those_behind_the_head() -> None
     assert story.submit(job("jobs/small", ANALYZE, arrival_ms=9)) == [Run(A, "jobs/small", 0)]
 
 
+def test_an_engine_stays_for_its_own_run_when_what_is_on_its_way_back_will_do() -> None:
+    story = Story(230, transcription=option("t", run=5))
+    story.on(ev.Described(S, description(S, option("big"), option("small", 60, speed=20))))
+    story.submit(job("jobs/1"), job("jobs/2", TRANSCRIBE))
+    for engine, name in ((S, "jobs/1"), (T, "jobs/2")):
+        story.loaded(engine)
+        story.done(engine, name)
+    assert story.on(ev.UnloadRequested(T)) == [Stop(T)]
+    assert story.submit(job("jobs/3")) == [], "20 are needed, 10 are free"
+    assert story.on(ev.Stopped(T)) == [Run(S, "jobs/3", 0)]
+
+
 def test_nobody_evicts_behind_a_head_that_may_not() -> None:
     story = Story(capacity=240, lim=limits(resident_ms_min=2_000))
     idle_separation(story, Priority.INTERACTIVE)
@@ -287,7 +299,6 @@ def test_a_stage_that_runs_out_of_memory_comes_again_with_a_smaller_option() -> 
     stage = story.stored["jobs/1"].stages[0]
     assert (stage.option, stage.oom_count, stage.attempt_count) == ("small", 1, 2)
     assert "step 1 down: 'big' ran out of memory" in stage.waited_for
-    assert story.scheduler.engines[S].learned.out_of_memory_count == {"big": 1}
 
 
 def test_others_make_room_where_that_is_cheaper_than_a_smaller_option() -> None:
