@@ -192,7 +192,7 @@ def test_only_what_was_asked_for_is_kept(
         (["--num_speakers", "2", "--min_speakers", "1"], "number of speakers"),
         (["--vad_onset", "1.5"], "vad_onset"),
         (["--chunk_size", "31"], "chunk_size"),
-        (["--compute_type", "int8"], "compute_type"),
+        (["--compute_type", "int4"], "compute_type"),
         (["--temperature", "0.2"], "No such option"),
         (["--speaker", "Anna"], "is not NAME=FILE"),
         (["--speaker", "Anna=nowhere.wav"], "there is no file nowhere.wav"),
@@ -218,19 +218,33 @@ def test_wrong_usage_is_told_before_anything_is_sent(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """What calls would have asked for; nothing is done."""
+    plans: list[Plan] = []
+
+    def prepare(_audio: list[Path], _out: Path, plan: Plan) -> None:
+        plans.append(plan)
+        raise SystemExit(0)
+
+    monkeypatch.setattr("coscheduler.cli.run.prepare", prepare)
+    return plans
+
+
+@pytest.mark.parametrize(("given", "tier"), [("int8", None), ("default", None), ("float16", 0)])
+def test_the_coarsest_type_bounds_the_quality(
+    asked: list[Plan], call: Call, recordings: list[Path], given: str, tier: int | None
+) -> None:
+    call("transcribe", recordings[0], "--compute_type", given)
+    assert [plan.quality_min for plan in asked] == [tier]
+
+
 def test_every_option_becomes_a_parameter(
-    monkeypatch: pytest.MonkeyPatch,
+    asked: list[Plan],
     call: Call,
     recordings: list[Path],
     tmp_path: Path,
 ) -> None:
-    asked: list[Plan] = []
-
-    def prepare(_audio: list[Path], _out: Path, plan: Plan) -> None:
-        asked.append(plan)
-        raise SystemExit(0)
-
-    monkeypatch.setattr("coscheduler.cli.run.prepare", prepare)
     call(
         "transcribe", recordings[0], "-o", tmp_path / "out", "-f", "all", "--task", "transcribe",
         "--language", "fr", "--batch_size", "4", "--compute_type", "float32", "--beam_size", "2",

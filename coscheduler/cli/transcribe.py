@@ -45,6 +45,7 @@ class Precision(StrEnum):
     DEFAULT = "default"
     FLOAT16 = "float16"
     FLOAT32 = "float32"
+    INT8 = "int8"
 
 
 class Detection(StrEnum):
@@ -122,7 +123,7 @@ def transcribe(
         ),
     ] = "auto",
     compute_type: Annotated[
-        Precision, typer.Option("--compute_type", help="float: nothing coarser than that.")
+        Precision, typer.Option("--compute_type", help="The coarsest that will do; float: no int8.")
     ] = Precision.DEFAULT,
     beam_size: Annotated[
         int | None,
@@ -265,7 +266,7 @@ def transcribe(
     plan = Plan(
         language=language,
         transcription={name: value for name, value in transcription.items() if value is not None},
-        quality_min=None if compute_type is Precision.DEFAULT else 0,
+        quality_min=0 if compute_type in (Precision.FLOAT16, Precision.FLOAT32) else None,
         clips=voices.clips(speaker or ()),
     )
     said = voices.voices(separate or (), plan)
