@@ -3,9 +3,15 @@
 A recording whose voices were separated is transcribed voice by voice. All transcripts have the
 recording's own clock, so joining is sorting; nothing is merged, cut or left out, and what is said
 at the same time stands one after the other.
+
+`python -m coscheduler.transcripts` joins for the daemon: files of unknown origin are read in a
+process of its own. Standard input: {"parts": [{"path", "name", "speaker"}]}; standard output: the
+joined json and exit status 0, or {"error": {"reason", "message", "numbers"}} and 1.
 """
 
 import json
+import resource
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +20,8 @@ from typing import Any
 from coscheduler.errors import InvalidInput
 
 BYTES_MAX = 64 * 1024 * 1024
+ADDRESS_SPACE_BYTES_MAX = 3 * 1024**3  # parsed, a transcript takes some twenty times its size
+CPU_SECONDS_MAX = 120
 SECONDS_MAX = 1_000_000  # eleven days
 Segment = dict[str, Any]
 
@@ -29,21 +37,25 @@ class Part:
     transcript: Mapping[str, Any]
 
 
-def read(path: Path, speaker: str = "") -> Part:
-    """A transcript.json. Raises InvalidInput TRANSCRIPT_INVALID or TRANSCRIPT_TOO_LARGE."""
+def read(path: Path, speaker: str = "", name: str = "") -> Part:
+    """A transcript.json, called `name` in errors.
+
+    Raises InvalidInput TRANSCRIPT_INVALID or TRANSCRIPT_TOO_LARGE.
+    """
+    name = name or path.name
     size_bytes = path.stat().st_size
     if size_bytes > BYTES_MAX:
         raise InvalidInput(
             "TRANSCRIPT_TOO_LARGE",
-            f"{path.name} has {size_bytes} bytes; at most {BYTES_MAX} are joined",
+            f"{name} has {size_bytes} bytes; at most {BYTES_MAX} are joined",
             size_bytes=size_bytes,
             size_bytes_max=BYTES_MAX,
         )
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        raise _invalid(path.name, "it is not JSON") from None
-    check(path.name, found)
+        raise _invalid(name, "it is not JSON") from None
+    check(name, found)
     return Part(speaker, found)
 
 
@@ -212,3 +224,31 @@ def _clock(seconds: float, decimal: str, with_hours: bool) -> str:
     hours, minute = divmod(minutes, 60)
     ahead = f"{hours:02d}:" if with_hours or hours else ""
     return f"{ahead}{minute:02d}:{second:02d}{decimal}{milliseconds:03d}"
+
+
+# ---- in a process of its own -------------------------------------------------------------------
+
+
+def main() -> int:
+    """Join what standard input names; see the module."""
+    for kind, value in (
+        (resource.RLIMIT_AS, ADDRESS_SPACE_BYTES_MAX),
+        (resource.RLIMIT_CPU, CPU_SECONDS_MAX),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (allowed, allowed))
+    asked = json.load(sys.stdin)["parts"]
+    try:
+        parts = [read(Path(part["path"]), part["speaker"], part["name"]) for part in asked]
+        print(json.dumps(join(parts)))
+    except InvalidInput as error:
+        told = {"reason": error.reason, "message": error.message, "numbers": error.numbers}
+        print(json.dumps({"error": told}))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -21,6 +21,7 @@ from coscheduler.client import (
     StageKind,
     StageRequest,
     StageState,
+    TranscriptPart,
 )
 from coscheduler.client.channel import Backoff, Patience, resolve_address
 from coscheduler.errors import (
@@ -335,6 +336,17 @@ async def test_clips_of_voices_are_sent_and_named(
         assert daemon.artifacts[known["artifact"]][1] == b"RIFF of Anna"
         assert stage.parameters["speakers"] == 2
         assert (await client.run(recording, clips=[])).succeeded
+
+
+@both
+@asynchronous
+async def test_transcripts_are_joined_by_the_daemon(tmp_path: Path, kind: str) -> None:
+    async with serving(tmp_path) as (daemon, front), Caller(kind, front.address) as client:
+        made = [daemon.store(text, "transcript", "x/y", "t.json") for text in (b"yes", b"no")]
+        parts = [TranscriptPart(made[0].name, "Zoë"), TranscriptPart(made[1].name)]
+        joined = await client.join_transcripts(parts)
+        assert joined.kind == "transcript"
+        assert daemon.artifacts[joined.name][1].decode() == "Zoë: yes\n: no"
 
 
 @both

@@ -26,7 +26,14 @@ from coscheduler.core.model import (
     StageKind,
     StageState,
 )
-from coscheduler.runtime.api import Artifact, GpuSnapshot, JobRequest, JobSnapshot, StageRequest
+from coscheduler.runtime.api import (
+    Artifact,
+    GpuSnapshot,
+    JobRequest,
+    JobSnapshot,
+    StageRequest,
+    TranscriptPart,
+)
 
 __all__ = [
     "Artifact",
@@ -52,4 +59,5 @@ __all__ = [
     "StageKind",
     "StageRequest",
     "StageState",
+    "TranscriptPart",
 ]

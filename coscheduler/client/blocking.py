@@ -34,7 +34,7 @@ from coscheduler.client.transfer import (
 from coscheduler.core.model import EngineName, JobPlan, Priority
 from coscheduler.errors import CoschedulerError, Unavailable
 from coscheduler.rpc import convert, status
-from coscheduler.runtime.api import Artifact, GpuSnapshot, JobRequest, JobSnapshot
+from coscheduler.runtime.api import Artifact, GpuSnapshot, JobRequest, JobSnapshot, TranscriptPart
 from coscheduler.v1 import (
     artifact_pb2,
     artifact_pb2_grpc,
@@ -200,6 +200,15 @@ class Client:
         """Delete a file. Raises NotFound, Refused ARTIFACT_IN_USE."""
         message = artifact_pb2.DeleteArtifactRequest(name=name)
         self._ask(self._artifacts.DeleteArtifact, message)
+
+    def join_transcripts(self, parts: Sequence[TranscriptPart]) -> Artifact:
+        """Make one transcript of several of the same recording, each of one voice. Raises NotFound,
+        InvalidInput PARTS_INVALID, INPUT_KIND_MISMATCH, TRANSCRIPT_INVALID or TRANSCRIPT_TOO_LARGE.
+        """
+        message = artifact_pb2.JoinTranscriptsRequest()
+        for part in parts:
+            message.parts.add(artifact=part.artifact, speaker=part.speaker)
+        return convert.artifact_from_wire(self._ask(self._artifacts.JoinTranscripts, message))
 
     def gpu(self) -> GpuSnapshot:
         """The ledger and the engines at this moment."""

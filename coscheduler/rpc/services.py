@@ -9,7 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from coscheduler.errors import InvalidInput
 from coscheduler.rpc import convert
-from coscheduler.runtime.api import ArtifactWriter, DaemonApi
+from coscheduler.runtime.api import ArtifactWriter, DaemonApi, TranscriptPart
 from coscheduler.v1 import (
     artifact_pb2,
     artifact_pb2_grpc,
@@ -138,6 +138,13 @@ class ArtifactService(artifact_pb2_grpc.ArtifactServiceServicer):
         """Delete an artifact."""
         await self._daemon.delete_artifact(request.name)
         return Empty()
+
+    async def JoinTranscripts(
+        self, request: artifact_pb2.JoinTranscriptsRequest, context: Any
+    ) -> artifact_pb2.Artifact:
+        """One transcript of several."""
+        parts = [TranscriptPart(part.artifact, part.speaker) for part in request.parts]
+        return convert.artifact_to_wire(await self._daemon.join_transcripts(parts))
 
 
 async def _metadata(

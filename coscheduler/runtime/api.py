@@ -4,7 +4,7 @@
 `coscheduler.errors` and nothing else on purpose.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -148,6 +148,14 @@ class GpuSnapshot:
     is_draining: bool = False
 
 
+@dataclass(frozen=True)
+class TranscriptPart:
+    """A transcript to join, and who speaks in it; "": whoever it says itself."""
+
+    artifact: str
+    speaker: str = ""
+
+
 class ArtifactWriter(Protocol):
     """A file on its way in: nothing is visible before `finish`, and without it nothing stays."""
 
@@ -232,6 +240,13 @@ class DaemonApi(Protocol):
 
     def read_artifact(self, name: str, offset: int) -> AsyncIterator[bytes]:
         """The bytes from `offset` on, in chunks. Raises InvalidInput OFFSET_OUT_OF_RANGE."""
+        ...
+
+    async def join_transcripts(self, parts: Sequence[TranscriptPart]) -> Artifact:
+        """One transcript of several of the same recording, as a new artifact; see `transcripts`.
+        Raises InvalidInput PARTS_INVALID, INPUT_KIND_MISMATCH, TRANSCRIPT_INVALID or
+        TRANSCRIPT_TOO_LARGE, NotFound, Exhausted DISK_FULL, Unavailable DRAINING.
+        """
         ...
 
     async def gpu(self) -> GpuSnapshot:

@@ -9,7 +9,7 @@ import base64
 import binascii
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -22,8 +22,8 @@ from coscheduler.core.lifecycle import recover
 from coscheduler.core.model import EngineName, Failure, Job, JobPlan, JobState, Priority
 from coscheduler.core.scheduler import Scheduler
 from coscheduler.errors import CoschedulerError, InvalidInput, Refused, Unavailable
-from coscheduler.runtime import intake
-from coscheduler.runtime.api import Artifact, GpuSnapshot, JobRequest, JobSnapshot
+from coscheduler.runtime import intake, joining
+from coscheduler.runtime.api import Artifact, GpuSnapshot, JobRequest, JobSnapshot, TranscriptPart
 from coscheduler.runtime.artifacts import Artifacts, Incoming
 from coscheduler.runtime.chats import Chats
 from coscheduler.runtime.children import Children, end_leftovers
@@ -302,6 +302,11 @@ class Daemon:
         await self._store.get_artifact(name)
         self._check_unused(name)
         await self._artifacts.delete(name)
+
+    async def join_transcripts(self, parts: Sequence[TranscriptPart]) -> Artifact:
+        """See `api.DaemonApi`."""
+        self._check_open()
+        return await joining.join(parts, self._artifacts, self._store.get_artifact)
 
     async def read_artifact(self, name: str, offset: int) -> AsyncIterator[bytes]:
         """See `api.DaemonApi`."""

@@ -377,3 +377,53 @@ class DeleteArtifactRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteArtifactRequest: _TypeAlias = DeleteArtifactRequest  # noqa: Y015
+
+@_typing.final
+class JoinTranscriptsRequest(_message.Message):
+    """Asks for one transcript of several."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TranscriptPart]:
+        """What to join, 1 to 64 transcripts of 64 MiB together."""
+
+    def __init__(
+        self,
+        *,
+        parts: _abc.Iterable[Global___TranscriptPart] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JoinTranscriptsRequest: _TypeAlias = JoinTranscriptsRequest  # noqa: Y015
+
+@_typing.final
+class TranscriptPart(_message.Message):
+    """One of the transcripts to join."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    SPEAKER_FIELD_NUMBER: _builtins.int
+    artifact: _builtins.str
+    """Resource name of a transcript as JSON, "artifacts/ID"."""
+    speaker: _builtins.str
+    """Who speaks in it, up to 100 characters without brackets. Empty: whoever it says itself."""
+    def __init__(
+        self,
+        *,
+        artifact: _builtins.str = ...,
+        speaker: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "speaker", b"speaker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TranscriptPart: _TypeAlias = TranscriptPart  # noqa: Y015

@@ -61,6 +61,11 @@ class ArtifactServiceStub:
                 request_serializer=coscheduler_dot_v1_dot_artifact__pb2.DeleteArtifactRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.JoinTranscripts = channel.unary_unary(
+                '/coscheduler.v1.ArtifactService/JoinTranscripts',
+                request_serializer=coscheduler_dot_v1_dot_artifact__pb2.JoinTranscriptsRequest.SerializeToString,
+                response_deserializer=coscheduler_dot_v1_dot_artifact__pb2.Artifact.FromString,
+                _registered_method=True)
 
 
 class ArtifactServiceServicer:
@@ -111,6 +116,18 @@ class ArtifactServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def JoinTranscripts(self, request, context):
+        """Makes one transcript, as JSON, of several of the same recording: of the voices that were
+        separated and transcribed one by one. Every segment and word is kept and has its speaker; they
+        are ordered by the time at which they begin.
+
+        INVALID_ARGUMENT: PARTS_INVALID, INPUT_KIND_MISMATCH, TRANSCRIPT_INVALID, TRANSCRIPT_TOO_LARGE.
+        NOT_FOUND: there is no such artifact. RESOURCE_EXHAUSTED: DISK_FULL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ArtifactServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -138,6 +155,11 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     servicer.DeleteArtifact,
                     request_deserializer=coscheduler_dot_v1_dot_artifact__pb2.DeleteArtifactRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'JoinTranscripts': grpc.unary_unary_rpc_method_handler(
+                    servicer.JoinTranscripts,
+                    request_deserializer=coscheduler_dot_v1_dot_artifact__pb2.JoinTranscriptsRequest.FromString,
+                    response_serializer=coscheduler_dot_v1_dot_artifact__pb2.Artifact.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -276,6 +298,33 @@ class ArtifactService:
             '/coscheduler.v1.ArtifactService/DeleteArtifact',
             coscheduler_dot_v1_dot_artifact__pb2.DeleteArtifactRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JoinTranscripts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/coscheduler.v1.ArtifactService/JoinTranscripts',
+            coscheduler_dot_v1_dot_artifact__pb2.JoinTranscriptsRequest.SerializeToString,
+            coscheduler_dot_v1_dot_artifact__pb2.Artifact.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,14 @@ class ArtifactServiceStub:
     """Deletes an artifact and its bytes. FAILED_PRECONDITION: ARTIFACT_IN_USE while a job that has not
     ended reads it. NOT_FOUND: there is none of that name.
     """
+    JoinTranscripts: _grpc.UnaryUnaryMultiCallable[_artifact_pb2.JoinTranscriptsRequest, _artifact_pb2.Artifact]
+    """Makes one transcript, as JSON, of several of the same recording: of the voices that were
+    separated and transcribed one by one. Every segment and word is kept and has its speaker; they
+    are ordered by the time at which they begin.
+
+    INVALID_ARGUMENT: PARTS_INVALID, INPUT_KIND_MISMATCH, TRANSCRIPT_INVALID, TRANSCRIPT_TOO_LARGE.
+    NOT_FOUND: there is no such artifact. RESOURCE_EXHAUSTED: DISK_FULL.
+    """
 
 @_typing.type_check_only
 class ArtifactServiceAsyncStub(ArtifactServiceStub):
@@ -83,6 +91,14 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
     DeleteArtifact: _aio.UnaryUnaryMultiCallable[_artifact_pb2.DeleteArtifactRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes an artifact and its bytes. FAILED_PRECONDITION: ARTIFACT_IN_USE while a job that has not
     ended reads it. NOT_FOUND: there is none of that name.
+    """
+    JoinTranscripts: _aio.UnaryUnaryMultiCallable[_artifact_pb2.JoinTranscriptsRequest, _artifact_pb2.Artifact]  # type: ignore[assignment]
+    """Makes one transcript, as JSON, of several of the same recording: of the voices that were
+    separated and transcribed one by one. Every segment and word is kept and has its speaker; they
+    are ordered by the time at which they begin.
+
+    INVALID_ARGUMENT: PARTS_INVALID, INPUT_KIND_MISMATCH, TRANSCRIPT_INVALID, TRANSCRIPT_TOO_LARGE.
+    NOT_FOUND: there is no such artifact. RESOURCE_EXHAUSTED: DISK_FULL.
     """
 
 class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -138,6 +154,20 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """Deletes an artifact and its bytes. FAILED_PRECONDITION: ARTIFACT_IN_USE while a job that has not
         ended reads it. NOT_FOUND: there is none of that name.
+        """
+
+    @_abc_1.abstractmethod
+    def JoinTranscripts(
+        self,
+        request: _artifact_pb2.JoinTranscriptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifact_pb2.Artifact, _abc.Awaitable[_artifact_pb2.Artifact]]:
+        """Makes one transcript, as JSON, of several of the same recording: of the voices that were
+        separated and transcribed one by one. Every segment and word is kept and has its speaker; they
+        are ordered by the time at which they begin.
+
+        INVALID_ARGUMENT: PARTS_INVALID, INPUT_KIND_MISMATCH, TRANSCRIPT_INVALID, TRANSCRIPT_TOO_LARGE.
+        NOT_FOUND: there is no such artifact. RESOURCE_EXHAUSTED: DISK_FULL.
         """
 
 def add_ArtifactServiceServicer_to_server(servicer: ArtifactServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +43,7 @@ from coscheduler.runtime.api import (
     JobSnapshot,
     LedgerLine,
     Progress,
+    TranscriptPart,
 )
 
 OUTPUTS: dict[StageKind, tuple[tuple[str, str], ...]] = {
@@ -268,6 +269,12 @@ class FakeDaemon:
     async def delete_artifact(self, name: str) -> None:
         self._artifact(name)
         del self.artifacts[name]
+
+    async def join_transcripts(self, parts: Sequence[TranscriptPart]) -> Artifact:
+        self.check("join_transcripts")
+        lines = [f"{part.speaker}: {self._artifact(part.artifact)[1].decode()}" for part in parts]
+        text = "\n".join(lines).encode()
+        return self.store(text, "transcript", "application/json", "transcript.json")
 
     async def read_artifact(self, name: str, offset: int) -> AsyncIterator[bytes]:
         artifact, data = self._artifact(name)
