@@ -128,6 +128,8 @@ def _how(share: EngineShare) -> Iterator[str]:
         yield f"n_ctx {facts['n_ctx']}, KV {facts['kv_type']}"
     else:
         yield f"{facts['compute_type']}, batch {facts['batch_size']}"
+        if facts["in_use"]:
+            yield f"only while in use: {facts['in_use']}"
 
 
 def _sentences(stage: StagePlan) -> Iterator[str]:

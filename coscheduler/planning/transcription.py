@@ -7,17 +7,15 @@ from coscheduler.core.model import EngineName, total_bytes
 from coscheduler.engines.transcription import checkpoint, footprint, offer, sizes
 from coscheduler.engines.transcription.footprint import Models
 from coscheduler.engines.transcription.offer import Choice
+from coscheduler.engines.transcription.placement import Part
 from coscheduler.planning.offer import Facts, Machine, Offer, Offered, local, shape_wanted, title
 
 
 def offered(settings: Settings, section: TranscriptionSettings, machine: Machine) -> Offer:
     """The engine's options. Raises InvalidInput SIZES_UNKNOWN, EngineFault MODEL_CORRUPT."""
-    models = _models(section)
-    found = tuple(
-        _entry(section, models, Choice(compute_type, batch_size), machine)
-        for compute_type in footprint.compute_types(settings, section)
-        for batch_size in section.batch_sizes
-    )
+    models, types = _models(section), footprint.compute_types(settings, section)
+    choices = offer.choices(models, types, section.batch_sizes, machine.device.device)
+    found = tuple(_entry(section, models, choice, machine) for choice in choices)
     return Offer(
         EngineName.TRANSCRIPTION,
         models.whisper.name,
@@ -32,9 +30,16 @@ def _entry(
     option = offer.option(
         models, choice, section.beam_size, machine.device, machine.recording_ms_max
     )
-    load_ms = machine.copy_ms(total_bytes(option.resident))
-    facts: Facts = {"compute_type": choice.compute_type, "batch_size": choice.batch_size}
-    return Offered(replace(option, load_ms=load_ms), choice.compute_type, facts)
+    moved_bytes = footprint.moved_bytes(models, choice.compute_type, choice.placement)
+    load_ms, run_ms = machine.copy_ms(total_bytes(option.resident)), machine.copy_ms(moved_bytes)
+    facts: Facts = {
+        "compute_type": choice.compute_type,
+        "batch_size": choice.batch_size,
+        "in_use": ", ".join(part for part in Part if part in choice.placement.in_use),
+    }
+    timed = replace(option, load_ms=load_ms, run_ms_fixed=run_ms)
+    host = {"ram": option.host_bytes} if option.host_bytes else {}
+    return Offered(timed, choice.compute_type, facts, host)
 
 
 def _models(section: TranscriptionSettings) -> Models:

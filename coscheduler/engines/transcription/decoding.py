@@ -8,14 +8,21 @@ from coscheduler.errors import InvalidInput
 from coscheduler.stages import TranscribeParameters
 
 
-def check(whisper: Any, model: str, beam_size_max: int, parameters: TranscribeParameters) -> None:
-    """Whether `whisper` (a whisperx.asr.WhisperModel) named `model` can do what is asked.
+def check(
+    tokens: Any,
+    is_multilingual: bool,
+    model: str,
+    beam_size_max: int,
+    parameters: TranscribeParameters,
+) -> None:
+    """Whether the Whisper named `model`, with the Hugging Face tokenizer `tokens`, can do what is
+    asked.
 
     Raises InvalidInput LANGUAGE_UNKNOWN, TASK_UNKNOWN or BEAM_TOO_WIDE.
     """
-    language, is_multilingual = parameters.language, whisper.model.is_multilingual
+    language = parameters.language
     if is_multilingual:
-        known = not language or whisper.hf_tokenizer.token_to_id(f"<|{language}|>") is not None
+        known = not language or tokens.token_to_id(f"<|{language}|>") is not None
     else:
         known = language in ("", "en")
     if not known:

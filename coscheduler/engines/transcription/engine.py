@@ -1,11 +1,12 @@
 """WhisperX behind the Engine protocol: a recording in, a transcript with word times out."""
 
 import gc
-import json
-from collections.abc import Generator
+import logging
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from coscheduler.config import Settings, TranscriptionSettings
 from coscheduler.core.model import (
@@ -15,7 +16,6 @@ from coscheduler.core.model import (
     LineBytes,
     Lines,
     Option,
-    total_bytes,
 )
 from coscheduler.engines.base import OnProgress, Slice, StageResult, Task
 from coscheduler.engines.streaming import heap
@@ -26,16 +26,26 @@ from coscheduler.engines.transcription import (
     offer,
     speakers,
     speech,
+    words,
 )
+from coscheduler.engines.transcription.components import Component, File, Parked, Ram, Source
+from coscheduler.engines.transcription.footprint import LINES, VAD_WEIGHT_BYTES, Models
 from coscheduler.engines.transcription.libraries import module
 from coscheduler.engines.transcription.offer import Choice
+from coscheduler.engines.transcription.placement import HELD, Part, Placement
 from coscheduler.engines.transcription.transcribe import Loaded, Transcription
 from coscheduler.errors import EngineFault, Refused
 from coscheduler.stages import TranscribeParameters
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 
 class TranscriptionEngine:
-    """One Whisper with speech detection; aligners come and go within a stage."""
+    """Speech detection, and three kinds of models that stay or come and go: Whisper, aligners and
+    the diarizer.
+    """
 
     name = EngineName.TRANSCRIPTION
 
@@ -46,7 +56,7 @@ class TranscriptionEngine:
         self._settings = settings
         self._transcription: TranscriptionSettings = settings.transcription
         self._loaded: Loaded | None = None
-        self._held_bytes = 0
+        self._placement = HELD
 
     @property
     def _device(self) -> str:
@@ -60,20 +70,18 @@ class TranscriptionEngine:
         return self._settings.data_dir / "punkt"
 
     def describe(self) -> EngineDescription:
-        """Options: compute types x batch sizes, from headers and file sizes alone.
+        """Options: compute types x batch sizes x placements, from headers and file sizes alone.
 
         Raises EngineFault MODEL_MISSING or MODEL_CORRUPT, naming the file.
         """
         models = self._models()
         types = footprint.compute_types(self._settings, self._transcription)
+        batch_sizes, device = self._transcription.batch_sizes, self._settings.device.device
+        choices = offer.choices(models, types, batch_sizes, device)
         return EngineDescription(
             engine=self.name,
             model=models.whisper.name,
-            options=tuple(
-                self._option(models, Choice(compute_type, batch_size))
-                for compute_type in types
-                for batch_size in self._transcription.batch_sizes
-            ),
+            options=tuple(self._option(models, choice) for choice in choices),
             context_bytes=footprint.CONTEXT_BYTES[self._settings.device.device],
         )
 
@@ -90,22 +98,42 @@ class TranscriptionEngine:
         gc.freeze()  # the libraries stay: no later collection need look through them
 
     def load(self, option: Option, on_progress: OnProgress) -> None:
-        """Load Whisper, the speech detection and, where configured, the diarizer.
+        """Load the speech detection, Whisper and what else the option holds.
 
         Raises EngineFault MODEL_MISSING or MODEL_CORRUPT; then nothing is held.
         """
         self.unload()
-        choice = Choice(**json.loads(option.settings_json))
-        models = self._models()
+        choice = offer.from_json(option.settings_json)
         try:
-            self._loaded = self._load(choice, on_progress)
+            self._loaded = self._load(self._models(), choice, on_progress)
         except (RuntimeError, ValueError) as error:
-            self._give_back()
             if "out of memory" in str(error).lower():  # CTranslate2 has no type of its own for it
                 raise
             raise checkpoint.corrupt(self._transcription.model, str(error)) from None
-        self._held_bytes = total_bytes(footprint.resident(models, choice.compute_type))
-        self._give_back()
+        finally:
+            self._give_back()
+
+    def resize(self, option: Option) -> None:
+        """Hold what the option holds; what is in use and is no longer held goes when its phase is
+        over, whose run lines count it.
+
+        Raises EngineFault NOT_LOADED, OUT_OF_MEMORY, MODEL_MISSING or MODEL_CORRUPT; then it is as
+        it was. UNLOAD_INCOMPLETE: CTranslate2 is busy and kept its weights.
+        """
+        if self._loaded is None:
+            raise EngineFault("NOT_LOADED", "no option of the transcription model is loaded")
+        components = self._loaded.components
+        try:
+            self._placement = place(components, offer.from_json(option.settings_json).placement)
+        except (EngineFault, RuntimeError, MemoryError) as error:
+            place(components, self._placement)
+            if isinstance(error, EngineFault):
+                raise
+            raise EngineFault(
+                "OUT_OF_MEMORY", f"no room for {option.name}: {error}", option=option.name
+            ) from None
+        finally:
+            self._give_back()
 
     def slices(self, task: Task) -> Generator[Slice, None, StageResult]:
         """Transcribe `task.input_path` into transcript.json and the asked-for formats.
@@ -131,7 +159,7 @@ class TranscriptionEngine:
         if self._loaded is None:
             return
         whisper = self._loaded.pipeline.model.model
-        self._loaded, self._held_bytes = None, 0
+        self._loaded = None
         whisper.unload_model()
         if whisper.model_is_loaded:
             raise EngineFault("UNLOAD_INCOMPLETE", "CTranslate2 is busy and kept its weights")
@@ -139,44 +167,74 @@ class TranscriptionEngine:
         self._give_back()
 
     def held(self) -> Lines:
-        """The weights, by the shapes in their files; nothing when nothing is loaded."""
+        """What is on the device now, by the shapes in the files; nothing when nothing is loaded."""
         if self._loaded is None:
             return ()
-        return (LineBytes(Line.WEIGHTS, self._held_bytes),)
+        held = {Line.WEIGHTS: VAD_WEIGHT_BYTES}
+        for components in self._loaded.components.values():
+            for line in (entry for component in components for entry in component.held):
+                held[line.line] = held.get(line.line, 0) + line.bytes
+        return tuple(LineBytes(line, size) for line, size in held.items())
 
-    def _models(self) -> footprint.Models:
+    def _models(self) -> Models:
         chosen = self._transcription
-        return footprint.Models(
+        return Models(
             whisper=checkpoint.read_whisper(chosen.model),
             aligners=tuple(checkpoint.read_aligner(folder) for folder in chosen.aligners.values()),
             diarizer_bytes=checkpoint.diarizer_bytes(chosen.diarizer) if chosen.diarizer else 0,
         )
 
-    def _option(self, models: footprint.Models, choice: Choice) -> Option:
+    def _option(self, models: Models, choice: Choice) -> Option:
         settings, chosen = self._settings, self._transcription
         recording_ms_max = settings.store.recording_ms_max
         option = offer.option(models, choice, chosen.beam_size, settings.device, recording_ms_max)
         return replace(option, files=(str(chosen.model / "model.bin"),))
 
-    def _load(self, choice: Choice, on_progress: OnProgress) -> Loaded:
-        chosen, device = self._transcription, self._device
-        steps = 2 if chosen.diarizer else 1
+    def _load(self, models: Models, choice: Choice, on_progress: OnProgress) -> Loaded:
+        steps = 1 + len(Part)
         on_progress(0, steps)
         pipeline = self._load_pipeline(choice)
         on_progress(1, steps)
+        loaded = self._loaded_with(pipeline, models, choice)
+        self._placement = place(
+            loaded.components, choice.placement, lambda done, _: on_progress(1 + done, steps)
+        )
+        return loaded
+
+    def _loaded_with(self, pipeline: Any, models: Models, choice: Choice) -> Loaded:
+        """The models as components; of them only Whisper is there."""
+        chosen, device, whisper = self._transcription, self._device, pipeline.model.model
+        weights = footprint.weight_bytes(models.whisper, choice.compute_type)
+        loaded_whisper = self._component(Parked(whisper), Part.WHISPER, weights)
+        loaded_whisper.place(is_held=True)
+        aligners = {}
+        for (key, folder), sizes in zip(chosen.aligners.items(), models.aligners, strict=True):
+            language = key.partition("-")[0]
+            read = partial(words.load_aligner, language, folder, device, self._punkt_dir)
+            source = self._source(read, words.InRam())
+            aligners[key] = self._component(source, Part.ALIGNERS, sizes.parameter_bytes)
         diarizer = None
         if chosen.diarizer:
-            diarizer = speakers.load_diarizer(chosen.diarizer, device)
-            on_progress(2, steps)
+            read_diarizer = partial(speakers.load_diarizer, chosen.diarizer, device)
+            source = self._source(read_diarizer, partial(speakers.move, device=device))
+            diarizer = self._component(source, Part.DIARIZER, models.diarizer_bytes)
         return Loaded(
             pipeline,
+            whisper.is_multilingual,
+            loaded_whisper,
+            aligners,
             diarizer,
             chosen,
             choice.compute_type,
             choice.batch_size,
-            device,
-            self._punkt_dir,
         )
+
+    def _source(self, read: Callable[[], T], move: Callable[[T, bool], None]) -> Source[T]:
+        """Where a model goes: on a card into RAM; on the CPU it is read again."""
+        return Ram(read, move) if self._settings.device.device == "cuda" else File(read)
+
+    def _component(self, source: Source[T], part: Part, size_bytes: int) -> Component[T]:
+        return Component(source, LINES[part], size_bytes, self._give_back)
 
     def _load_pipeline(self, choice: Choice) -> Any:
         """WhisperX's pipeline of Whisper and speech detection."""
@@ -201,3 +259,25 @@ class TranscriptionEngine:
         heap.trim()
         if self._settings.device.device == "cuda":
             module("torch").cuda.empty_cache()
+
+
+def place(
+    components: Mapping[Part, tuple[Component[Any], ...]],
+    placement: Placement,
+    on_progress: OnProgress = lambda done, total: None,
+) -> Placement:
+    """Let every part stay, or be there only while in use: first what goes, then what comes.
+
+    An aligner that cannot be read fails the jobs of its language, not the others.
+    """
+    parts = sorted(components, key=placement.holds)
+    for done, part in enumerate(parts, start=1):
+        for component in components[part]:
+            try:
+                component.place(placement.holds(part))
+            except EngineFault as fault:
+                if part is not Part.ALIGNERS:
+                    raise
+                log.warning("%s; jobs that need it will fail", fault.message)
+        on_progress(done, len(parts))
+    return placement

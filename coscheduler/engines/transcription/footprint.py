@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from coscheduler.config import Settings, TranscriptionSettings
 from coscheduler.core.model import Line, LineBytes, Lines, RunLine
 from coscheduler.engines.transcription.checkpoint import AlignerModel, WhisperModel
+from coscheduler.engines.transcription.placement import HELD, Part, Placement
 
 MIB = 1024 * 1024
 WINDOW_SECONDS = 30
@@ -43,6 +44,7 @@ DIARIZER_WORKSPACE_BYTES = {"cpu": 144 * MIB, "cuda": 768 * MIB}  # of speakers.
 DIARIZER_BYTES_PER_SECOND = 128 * 1024
 CONTEXT_BYTES = {"cpu": 192 * MIB, "cuda": 700 * MIB}
 
+LINES = {Part.WHISPER: Line.WEIGHTS, Part.ALIGNERS: Line.ALIGNER, Part.DIARIZER: Line.DIARIZER}
 TIERS = {"float32": 0, "float16": 0, "int8": 1, "int8_float16": 1}
 
 
@@ -53,6 +55,12 @@ class Models:
     whisper: WhisperModel
     aligners: tuple[AlignerModel, ...]
     diarizer_bytes: int  # 0 without one
+
+    @property
+    def parts(self) -> frozenset[Part]:
+        """What there is to be placed."""
+        there = {Part.ALIGNERS: self.aligners, Part.DIARIZER: self.diarizer_bytes}
+        return frozenset(part for part in Part if there.get(part, True))
 
 
 def compute_types(settings: Settings, transcription: TranscriptionSettings) -> tuple[str, ...]:
@@ -81,10 +89,29 @@ def activation_bytes(compute_type: str) -> int:
     return 2 if compute_type.endswith("float16") else 4
 
 
-def resident(models: Models, compute_type: str) -> Lines:
-    """What is held from load to unload: the aligners come and go within a run."""
-    weights = weight_bytes(models.whisper, compute_type) + VAD_WEIGHT_BYTES
-    return (LineBytes(Line.WEIGHTS, weights + models.diarizer_bytes),)
+def part_bytes(models: Models, part: Part, compute_type: str) -> int:
+    """The weights of a part; of all aligners."""
+    if part is Part.WHISPER:
+        return weight_bytes(models.whisper, compute_type)
+    if part is Part.ALIGNERS:
+        return sum(aligner.parameter_bytes for aligner in models.aligners)
+    return models.diarizer_bytes
+
+
+def resident(models: Models, compute_type: str, placement: Placement = HELD) -> Lines:
+    """What is held from load to unload; the rest comes and goes within a run."""
+    held = {Line.WEIGHTS: VAD_WEIGHT_BYTES}
+    for part, line in LINES.items():
+        if placement.holds(part):
+            held[line] = held.get(line, 0) + part_bytes(models, part, compute_type)
+    return tuple(LineBytes(line, size) for line, size in held.items() if size)
+
+
+def moved_bytes(models: Models, compute_type: str, placement: Placement) -> int:
+    """What one run brings to the device: of the aligners one, that of its language."""
+    largest = max((aligner.parameter_bytes for aligner in models.aligners), default=0)
+    sizes = {part: part_bytes(models, part, compute_type) for part in placement.in_use}
+    return sum(largest if part is Part.ALIGNERS else size for part, size in sizes.items())
 
 
 def window_count(duration_ms: int, batch_size: int) -> int:
@@ -106,18 +133,30 @@ class Place:
 
 
 def run_lines(
-    models: Models, place: Place, compute_type: str, batch_size: int, beam_size: int
+    models: Models,
+    place: Place,
+    compute_type: str,
+    batch_size: int,
+    beam_size: int,
+    placement: Placement = HELD,
 ) -> tuple[RunLine, ...]:
-    """The lines of every phase."""
+    """The lines of every phase. What is not held is a line of the phase that uses it."""
     lines = [
         RunLine(Line.WORKSPACE, _load_bytes(models, place, compute_type), phase="load"),
         *_speech_phase(place),
         *_text_phase(models.whisper, place, compute_type, batch_size, beam_size),
     ]
-    for aligner in models.aligners:
+    for aligner in dict.fromkeys(models.aligners):
         lines += _words_phase(aligner, place)
+        if not placement.holds(Part.ALIGNERS):
+            lines.append(RunLine(Line.ALIGNER, aligner.parameter_bytes, phase=_words(aligner)))
     if models.diarizer_bytes:
         lines += _speakers_phase(place)
+        if not placement.holds(Part.DIARIZER):
+            lines.append(RunLine(Line.DIARIZER, models.diarizer_bytes, phase="speakers"))
+    if not placement.holds(Part.WHISPER):  # it is parked after it was loaded
+        weights = weight_bytes(models.whisper, compute_type)
+        lines += [RunLine(Line.WEIGHTS, weights, phase=phase) for phase in ("load", "text")]
     return tuple(lines)
 
 
@@ -178,11 +217,12 @@ def _words_phase(aligner: AlignerModel, place: Place) -> list[RunLine]:
     frame_hz = SAMPLE_RATE_HZ // aligner.conv_strides[0]
     halves = ALIGNER_HALVES_WITH_LAYER_NORMS if aligner.has_layer_norms else ALIGNER_HALVES
     per_second = halves * 4 * frame_hz * aligner.conv_dims[0] // 2
-    phase = f"words/{aligner.name}"
-    return [
-        RunLine(Line.WEIGHTS, aligner.parameter_bytes, phase=phase),
-        RunLine(Line.WORKSPACE, place.heap_bytes, per_second, WINDOW_SECONDS, phase=phase),
-    ]
+    phase = _words(aligner)
+    return [RunLine(Line.WORKSPACE, place.heap_bytes, per_second, WINDOW_SECONDS, phase=phase)]
+
+
+def _words(aligner: AlignerModel) -> str:
+    return f"words/{aligner.name}"
 
 
 def _speakers_phase(place: Place) -> list[RunLine]:

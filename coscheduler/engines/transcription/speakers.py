@@ -35,6 +35,11 @@ def load_diarizer(folder: Path, device: str) -> Any:
     return diarizer
 
 
+def move(diarizer: Any, is_coming: bool, device: str) -> None:
+    """Take the weights of a loaded diarizer to its device, or to RAM."""
+    diarizer.model.to(module("torch").device(device if is_coming else "cpu"))
+
+
 class Padded:
     """A speaker embedding whose batches all have one size.
 

@@ -6,6 +6,8 @@ from coscheduler.engines.transcription.footprint import WINDOW_SECONDS
 
 TOKENS_PER_WINDOW = 100
 READ_BYTES_PER_MS = 500_000
+# A PCIe 3.0 link with 16 lanes from pageable memory; on the CPU the file is read again.
+MOVED_BYTES_PER_MS = {"cpu": READ_BYTES_PER_MS, "cuda": 6_000_000}
 FLOPS_PER_MS = {"cpu": 15_000_000, "cuda": 20_000_000_000}  # the CPU's: of each thread
 INT8_SPEED = 1.5
 # Detection and alignment of one second, and what a batch costs beside its windows.
@@ -15,9 +17,14 @@ SLICE_MS_MIN = 250
 CONTENTION = 4  # a slice may take this much longer than on an idle machine
 
 
-def load_ms(model: WhisperModel) -> int:
-    """Reading and converting the weights."""
-    return 500 + model.stored_bytes // READ_BYTES_PER_MS
+def load_ms(model: WhisperModel, other_bytes: int = 0) -> int:
+    """Reading and converting the weights, and those of the other models that are held."""
+    return 500 + (model.stored_bytes + other_bytes) // READ_BYTES_PER_MS
+
+
+def moves_ms(size_bytes: int, device: DeviceSettings) -> int:
+    """Bringing so many bytes to the device within a stage: from RAM, on the CPU from a file."""
+    return -(-size_bytes // MOVED_BYTES_PER_MS[device.device])
 
 
 def window_ms(

@@ -4,10 +4,9 @@ The pipeline's own `transcribe` keeps state between calls (tokenizer, options) a
 parts are called one by one here, a batch of chunks at a time, and nothing is left in it.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from coscheduler import audio
@@ -25,8 +24,10 @@ from coscheduler.engines.transcription import (
     words,
     writers,
 )
+from coscheduler.engines.transcription.components import Component
 from coscheduler.engines.transcription.kept import Kept, Progress
 from coscheduler.engines.transcription.libraries import module, reusing
+from coscheduler.engines.transcription.placement import Part
 from coscheduler.engines.transcription.samples import Samples, Spool
 from coscheduler.engines.transcription.speech import SAMPLE_RATE_HZ, Chunk
 from coscheduler.stages import TranscribeParameters
@@ -53,12 +54,20 @@ class Loaded:
     """The models of a loaded option, and what the config says of their use."""
 
     pipeline: Any  # whisperx.asr.FasterWhisperPipeline
-    diarizer: Any | None  # whisperx.diarize.DiarizationPipeline
+    is_multilingual: bool
+    whisper: Component[Any]  # ctranslate2.models.Whisper, which the pipeline calls
+    aligners: Mapping[str, Component[words.Aligner]]  # by language
+    diarizer: Component[Any] | None  # whisperx.diarize.DiarizationPipeline
     settings: TranscriptionSettings
     compute_type: str
     batch_size: int
-    device: str
-    punkt_dir: Path
+
+    @property
+    def components(self) -> dict[Part, tuple[Component[Any], ...]]:
+        """What can come and go."""
+        diarizers = (self.diarizer,) if self.diarizer else ()
+        aligners = tuple(self.aligners.values())
+        return {Part.WHISPER: (self.whisper,), Part.ALIGNERS: aligners, Part.DIARIZER: diarizers}
 
 
 class Transcription:
@@ -79,19 +88,17 @@ class Transcription:
 
     def slices(self) -> Generator[Slice, None, StageResult]:
         """Run all phases. Raises InvalidInput or EngineFault; see `TranscriptionEngine.slices`."""
-        settings = self._loaded.settings
-        decoding.check(
-            self._loaded.pipeline.model, hub.title(settings.model), settings.beam_size, self._wanted
-        )
+        self._check()
         clips = self._read_clips()
         samples = yield from self._read()
         kept = Kept(self._task.resume_dir, self._identity())
-        progress = kept.read() or (yield from self._begin(samples))
+        progress = kept.read() or Progress(tuple((yield from self._detect(samples))), "")
         if not progress.chunks:
             self._notes.append("no speech was found")
-            return self._finish({"segments": [], "language": progress.language}, progress)
+            return self._finish({"segments": [], "language": self._wanted.language}, progress)
         self._give_back()
-        with reusing(footprint.REUSED_BYTES_MAX):
+        with self._loaded.whisper.use(), reusing(footprint.REUSED_BYTES_MAX):
+            progress = replace(progress, language=progress.language or self._language(samples))
             segments = yield from self._text(samples, progress, kept)
         result = yield from self._words(samples, segments, progress.language)
         yield from self._speakers(samples, result, clips)
@@ -110,13 +117,11 @@ class Transcription:
             "parameters": self._wanted.model_dump(mode="json", include=_DECIDING),
         }
 
-    def _begin(self, samples: Samples) -> Generator[Slice, None, Progress]:
-        """Where the speech is and in which language."""
-        chunks = yield from self._detect(samples)
-        self._give_back()
-        with reusing(footprint.REUSED_BYTES_MAX):
-            language = self._language(samples) if chunks else self._wanted.language
-        return Progress(tuple(chunks), language)
+    def _check(self) -> None:
+        """Can the model do what is wanted?"""
+        settings, tokens = self._loaded.settings, self._loaded.pipeline.model.hf_tokenizer
+        name, is_multilingual = hub.title(settings.model), self._loaded.is_multilingual
+        decoding.check(tokens, is_multilingual, name, settings.beam_size, self._wanted)
 
     def _read(self) -> Generator[Slice, None, Samples]:
         """The recording, float32 [N] at 16 kHz."""
@@ -153,7 +158,7 @@ class Transcription:
     def _language(self, samples: Samples) -> str:
         """The wanted language, or the one that the model hears in the first window."""
         whisper = self._loaded.pipeline.model
-        if not whisper.model.is_multilingual:
+        if not self._loaded.is_multilingual:
             return "en"
         if self._wanted.language:
             return self._wanted.language
@@ -207,25 +212,31 @@ class Transcription:
         self, samples: Samples, segments: Transcript, language: str
     ) -> Generator[Slice, None, dict[str, Any]]:
         """The result in WhisperX's sense, with word times where there is an aligner."""
-        folder = self._loaded.settings.aligners.get(language)
-        if not self._wanted.times_words or folder is None:
+        component = self._loaded.aligners.get(self._wanted.align_model or language)
+        if not self._wanted.times_words or component is None:
             if self._wanted.times_words:
                 self._notes.append(
                     f"no aligner is configured for language {language}: no word times"
                 )
             return {"segments": segments, "language": language}
         self._give_back()
-        aligner = words.load_aligner(language, folder, self._loaded.device, self._loaded.punkt_dir)
-        method, characters = self._wanted.interpolate_method, self._wanted.char_alignments
-        aligned: Transcript = []
-        with reusing(footprint.REUSED_BYTES_MAX_OF_WORDS):
-            for done, segment in enumerate(segments, start=1):
-                aligned += aligner.align(segment, samples, method, characters)
-                if done % _SEGMENTS_PER_TRIM == 0:
-                    heap.trim()  # what is kept of each segment leaves holes
-                yield _slice(_TEXT_SHARES, _WORDS_SHARES, done, len(segments), "aligning")
+        with component.use() as aligner, reusing(footprint.REUSED_BYTES_MAX_OF_WORDS):
+            aligned = yield from self._aligned(aligner, samples, segments)
         all_words = [word for segment in aligned for word in segment["words"]]
         return {"segments": aligned, "word_segments": all_words, "language": language}
+
+    def _aligned(
+        self, aligner: words.Aligner, samples: Samples, segments: Transcript
+    ) -> Generator[Slice, None, Transcript]:
+        """The segments, sentence by sentence, with the times of their words."""
+        method, characters = self._wanted.interpolate_method, self._wanted.char_alignments
+        aligned: Transcript = []
+        for done, segment in enumerate(segments, start=1):
+            aligned += aligner.align(segment, samples, method, characters)
+            if done % _SEGMENTS_PER_TRIM == 0:
+                heap.trim()  # what is kept of each segment leaves holes
+            yield _slice(_TEXT_SHARES, _WORDS_SHARES, done, len(segments), "aligning")
+        return aligned
 
     def _speakers(
         self, samples: Samples, result: dict[str, Any], clips: Sequence[known.Clip]
@@ -238,12 +249,24 @@ class Transcription:
                 self._notes.append("no diarization model is configured: no speakers")
             return
         self._give_back()
+        with self._loaded.diarizer.use() as diarizer:
+            yield from self._diarized(diarizer, samples, result, clips)
+
+    def _diarized(
+        self,
+        diarizer: Any,
+        samples: Samples,
+        result: dict[str, Any],
+        clips: Sequence[known.Clip],
+    ) -> Generator[Slice, None, None]:
+        """Put speakers into the result, with names where there are clips."""
+        wanted = self._wanted
         expected = speakers.Expected(wanted.speakers, wanted.speakers_min, wanted.speakers_max)
-        steps = speakers.diarize(self._loaded.diarizer, samples, expected)
+        steps = speakers.diarize(diarizer, samples, expected)
         heard = _SPEAKERS_SHARES if clips else SHARES
         turns, embeddings = yield from _relayed(steps, _WORDS_SHARES, heard, "speakers")
         if clips:
-            matches = yield from self._names(clips, embeddings or {})
+            matches = yield from self._names(diarizer, clips, embeddings or {})
             result["known_speakers"] = known.as_json(matches)
             names = known.renamed(matches)
             turns["speaker"] = turns["speaker"].replace(names)
@@ -253,10 +276,10 @@ class Transcription:
         )
 
     def _names(
-        self, clips: Sequence[known.Clip], vectors: known.Vectors
+        self, diarizer: Any, clips: Sequence[known.Clip], vectors: known.Vectors
     ) -> Generator[Slice, None, tuple[known.Match, ...]]:
         """Who the speakers are, by the clips."""
-        one = partial(speakers.diarize, self._loaded.diarizer, expected=speakers.Expected(count=1))
+        one = partial(speakers.diarize, diarizer, expected=speakers.Expected(count=1))
         voices = yield from _relayed(known.voices(clips, one), _SPEAKERS_SHARES, SHARES, "names")
         matches = known.match(voices, vectors, self._wanted.speaker_distance_max)
         for found in matches:

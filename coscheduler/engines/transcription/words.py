@@ -60,10 +60,27 @@ def load_aligner(language: str, folder: Path, device: str, punkt_dir: Path) -> A
         )
     except ValueError as error:
         raise checkpoint.corrupt(folder, str(error)) from None
-    with torch.no_grad():
-        for parameter in model.parameters():  # mapped from the file until now, not ours to count
-            parameter.data = parameter.data.clone()
+    if device == "cpu":
+        with torch.no_grad():
+            for parameter in model.parameters():  # mapped from the file until now: not counted
+                parameter.data = parameter.data.clone()
     return Aligner(model.eval(), metadata, device)
+
+
+class InRam:
+    """Moves an aligner between RAM and its device. The copy in RAM, made when it first leaves, is
+    kept: leaving again copies nothing.
+    """
+
+    def __init__(self) -> None:
+        self._copies: list[Any] = []
+
+    def __call__(self, aligner: Aligner, is_coming: bool) -> None:
+        """Bring it to its device, or let only the copies stay."""
+        tensors = [*aligner.model.parameters(), *aligner.model.buffers()]
+        self._copies = self._copies or [tensor.data.cpu() for tensor in tensors]
+        for tensor, copy in zip(tensors, self._copies, strict=True):
+            tensor.data = copy.to(aligner.device) if is_coming else copy
 
 
 def _provide_punkt(language: str, folder: Path) -> None:

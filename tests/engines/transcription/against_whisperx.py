@@ -252,7 +252,7 @@ def main() -> None:
     tiny_diarizer.write(chosen.diarizer)
     engine = TranscriptionEngine(settings)
     engine.start()
-    engine.load(engine.describe().options[0], lambda done, total: None)
+    engine.load(engine.describe().options[-1], lambda done, total: None)  # all comes and goes
     answer: dict[str, Any] = {"cases": []}
     for case in cases:
         recording, wanted = Path(case["recording"]), case["parameters"]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from coscheduler import audio, config
 from coscheduler.config import Settings
@@ -51,6 +52,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_whisper.write(folder / "whisper")
     tiny_aligner.write(folder / "aligner")
     return folder
+
+
+def wide_aligner(folder: Path) -> None:
+    """A tiny aligner but for 36 MB of weights, so that it shows whether they are there."""
+    hf: Any = transformers
+    tiny_aligner.write(folder)
+    config = hf.Wav2Vec2Config.from_pretrained(
+        folder, hidden_size=512, intermediate_size=512, num_hidden_layers=5, num_attention_heads=1
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        hf.Wav2Vec2ForCTC(config).save_pretrained(folder)
 
 
 @dataclass
@@ -124,13 +137,20 @@ class Child:
         assert isinstance(answer, msg.OptionLoaded), answer
         return answer
 
+    def resize(self, option: Option) -> msg.Answer:
+        """While nothing runs."""
+        self.connection.sendall(msg.encode_request(msg.ResizeOption(option)))
+        return msg.decode_answer(self.lines.readline())
+
     def run(
         self,
         recording: Path,
         parameters: Mapping[str, Any] | None = None,
         cancel_after: int = 0,
         resume_dir: Path | None = None,
+        sizes: tuple[Option, ...] = (),
     ) -> Ran:
+        """One task; options of `sizes` are asked for as it begins."""
         self.run_count += 1
         folder = self.scratch / f"run{self.run_count}"
         folder.mkdir()
@@ -149,7 +169,8 @@ class Child:
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            answers = self.ask(msg.RunTask(task), cancel_after=cancel_after)
+            resizes = map(msg.ResizeOption, sizes)
+            answers = self.ask(msg.RunTask(task), *resizes, cancel_after=cancel_after)
         finally:
             ended.set()
             watcher.join()
@@ -160,7 +181,7 @@ class Child:
 def child(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     """A started engine; every test loads what it needs."""
     scratch = tmp_path_factory.mktemp("child")
-    shutil.copytree(models / "aligner", models / "aligner-de")
+    wide_aligner(models / "aligner-de")
     settings = settings_for(
         models,
         scratch / "data",

@@ -2,17 +2,20 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from coscheduler import config
-from coscheduler.config import Settings
+from coscheduler.config import DeviceSettings, Settings
 from coscheduler.core.model import Line, Option, RunLine, total_bytes
-from coscheduler.engines.transcription import footprint
+from coscheduler.engines.transcription import footprint, offer
 from coscheduler.engines.transcription.checkpoint import AlignerModel, WhisperModel
 from coscheduler.engines.transcription.engine import TranscriptionEngine
+from coscheduler.engines.transcription.offer import Choice
+from coscheduler.engines.transcription.placement import Part, Placement, placements
 from coscheduler.errors import EngineFault, Refused
 from tests.engines.transcription.conftest import settings_for
 
@@ -32,6 +35,13 @@ def options(models: Path, tmp_path: Path, **transcription: Any) -> tuple[Option,
     return TranscriptionEngine(settings_for(models, tmp_path, **transcription)).describe().options
 
 
+def on_a_card(models: Path, tmp_path: Path, **transcription: Any) -> tuple[Option, ...]:
+    settings = settings_for(models, tmp_path, **transcription)
+    device = settings.device.model_copy(update={"device": "cuda"})
+    engine = TranscriptionEngine(settings.model_copy(update={"device": device}))
+    return engine.describe().options
+
+
 def text_lines(model: WhisperModel, compute_type: str, batch_size: int) -> list[RunLine]:
     lines = footprint.run_lines(
         footprint.Models(model, (), 0), footprint.Place("cuda", 3600), compute_type, batch_size, 5
@@ -39,21 +49,25 @@ def text_lines(model: WhisperModel, compute_type: str, batch_size: int) -> list[
     return [line for line in lines if line.phase == "text"]
 
 
-def test_options_are_types_times_batches_in_the_order_of_the_config(
+def test_options_are_types_times_batches_times_placements_in_the_order_of_the_config(
     models: Path, tmp_path: Path
 ) -> None:
     found = options(models, tmp_path, compute_types=["float32", "int8"], batch_sizes=[4, 1])
     assert [option.name for option in found] == [
-        "float32, batch 4", "float32, batch 1", "int8, batch 4", "int8, batch 1",
-    ]  # fmt: skip
-    assert [option.quality_tier for option in found] == [0, 0, 1, 1]
-    assert len({option.settings_json for option in found}) == 4
+        f"{kind}, batch {size}{in_use}"
+        for kind in ("float32", "int8")
+        for size in (4, 1)
+        for in_use in ("", ", aligners in use")
+    ]
+    assert [option.quality_tier for option in found] == [0] * 4 + [1] * 4
+    assert len({option.settings_json for option in found}) == 8
+    assert [found[0].family == option.family for option in found] == [True] * 2 + [False] * 6
 
 
 def test_a_smaller_batch_takes_less_for_long_recordings_and_never_more(
     models: Path, tmp_path: Path
 ) -> None:
-    large, small = options(models, tmp_path, batch_sizes=[8, 1])
+    large, _, small, _ = options(models, tmp_path, batch_sizes=[8, 1])
     assert large.resident == small.resident
     assert large.peak_bytes(600_000) > small.peak_bytes(600_000) + 50 * MIB
     for duration_ms in (0, 1, 29_999, 30_000, 30_001, 3_600_000):
@@ -62,22 +76,19 @@ def test_a_smaller_batch_takes_less_for_long_recordings_and_never_more(
 
 def test_half_precision_is_single_on_the_cpu(models: Path, tmp_path: Path) -> None:
     types = ["float16", "float32", "int8_float16", "int8"]
-    found = options(models, tmp_path, compute_types=types, batch_sizes=[1])
+    found = options(models, tmp_path, compute_types=types, batch_sizes=[1], aligners={})
     assert [option.name for option in found] == ["float32, batch 1", "int8, batch 1"]
 
 
 def test_a_card_computes_what_is_configured(models: Path, tmp_path: Path) -> None:
-    settings = settings_for(models, tmp_path, compute_types=["float16", "int8_float16"])
-    device = settings.device.model_copy(update={"device": "cuda"})
-    engine = TranscriptionEngine(settings.model_copy(update={"device": device}))
-    found = engine.describe().options
+    found = on_a_card(models, tmp_path, compute_types=["float16", "int8_float16"])
     assert found[0].name == "float16, batch 8"
-    assert [option.quality_tier for option in found] == [0, 0, 0, 1, 1, 1]
+    assert [option.quality_tier for option in found] == [0] * 9 + [1] * 9
     assert all(line.line is not Line.HIDDEN_STATE for option in found for line in option.run)
 
 
 def test_the_recording_itself_is_no_device_memory(models: Path, tmp_path: Path) -> None:
-    (option,) = options(models, tmp_path, batch_sizes=[1])
+    (option,) = options(models, tmp_path, batch_sizes=[1], aligners={})
     assert option.peak_bytes(36_000_000) - option.peak_bytes(600_000) < 256 * MIB  # 10 h, 10 min
 
 
@@ -110,17 +121,69 @@ def test_a_window_takes_the_larger_of_encoder_and_decoder() -> None:
     assert large > footprint.cache_bytes(LARGE, "float16", 5)
 
 
-def test_an_aligner_counts_only_while_words_are_timed() -> None:
-    models = footprint.Models(BASE, (WAV2VEC2_BASE,), 0)
-    lines = footprint.run_lines(models, footprint.Place("cpu", 3600), "float32", 1, 5)
-    weights = [line for line in lines if line.line is Line.WEIGHTS]
+def test_an_aligner_in_use_counts_only_while_words_are_timed() -> None:
+    option = placed(footprint.Models(BASE, (WAV2VEC2_BASE,), 0), "cpu", Part.ALIGNERS)
+    assert [line.line for line in option.resident] == [Line.WEIGHTS]
+    weights = [line for line in option.run if line.line is Line.ALIGNER]
     assert [line.phase for line in weights] == ["words/wav2vec2-base"]
-    option = Option("x", footprint.resident(models, "float32"), lines, 0, 0, 0, 0)
     # Measured for this shape: 472 MiB of scratch on 30 s, 81 on 5 s.
     for duration_ms, scratch_mib in ((30_000, 472), (5_000, 81)):
         held = {line.line: line.bytes for line in option.run_lines(duration_ms)}
-        assert held[Line.WEIGHTS] == 360 * MIB
+        assert held[Line.ALIGNER] == 360 * MIB
         assert abs(held[Line.WORKSPACE] - scratch_mib * MIB) < 16 * MIB
+
+
+def placed(models: footprint.Models, device: Literal["cpu", "cuda"], *in_use: Part) -> Option:
+    choice = Choice("float32", 1, Placement(frozenset(in_use)))
+    return offer.option(models, choice, 5, DeviceSettings(device=device), 3_600_000)
+
+
+def test_what_is_held_is_resident_and_what_is_not_is_a_line_of_its_phase() -> None:
+    models = footprint.Models(BASE, (WAV2VEC2_BASE,), 33 * MIB)
+    held, none = placed(models, "cuda"), placed(models, "cuda", *Part)
+    whisper = footprint.weight_bytes(BASE, "float32")
+    assert {line.line: line.bytes for line in held.resident} == {
+        Line.WEIGHTS: whisper + footprint.VAD_WEIGHT_BYTES,
+        Line.ALIGNER: 360 * MIB,
+        Line.DIARIZER: 33 * MIB,
+    }
+    assert total_bytes(none.resident) == footprint.VAD_WEIGHT_BYTES
+    come = {line.phase: (line.line, line.fixed_bytes) for line in none.run if line not in held.run}
+    assert come == {
+        "load": (Line.WEIGHTS, whisper),
+        "text": (Line.WEIGHTS, whisper),
+        "words/wav2vec2-base": (Line.ALIGNER, 360 * MIB),
+        "speakers": (Line.DIARIZER, 33 * MIB),
+    }
+    assert none.host_bytes == whisper + 393 * MIB and held.host_bytes == 0
+    assert none.run_ms_fixed > held.run_ms_fixed == 0
+    assert none.name == "float32, batch 1, parked"
+
+
+def test_a_run_brings_one_of_the_aligners_and_holding_takes_all_of_them() -> None:
+    french = replace(WAV2VEC2_BASE, name="french", parameter_bytes=60 * MIB)
+    models = footprint.Models(BASE, (WAV2VEC2_BASE, french), 0)
+    in_use = Placement(frozenset({Part.ALIGNERS}))
+    assert footprint.moved_bytes(models, "float32", in_use) == 360 * MIB
+    assert {line.line: line.bytes for line in placed(models, "cpu").resident}[Line.ALIGNER] == (
+        420 * MIB
+    )
+
+
+@pytest.mark.parametrize(
+    ("there", "device", "labels"),
+    [
+        (set(Part), "cpu", ["", "diarizer in use", "aligners and diarizer in use"]),
+        (set(Part), "cuda", ["", "diarizer in use", "aligners and diarizer in use", "parked"]),
+        ({Part.WHISPER}, "cpu", [""]),
+        ({Part.WHISPER}, "cuda", ["", "parked"]),
+        ({Part.WHISPER, Part.DIARIZER}, "cpu", ["", "diarizer in use"]),
+    ],
+)
+def test_placements_go_from_most_held_to_least(
+    there: set[Part], device: str, labels: list[str]
+) -> None:
+    assert [found.label for found in placements(frozenset(there), device)] == labels
 
 
 def test_a_batch_holds_no_more_windows_than_the_recording_fills() -> None:
