@@ -153,7 +153,10 @@ class SeparationSettings(_Section):
 
 
 class TranscriptionSettings(_Section):
-    """WhisperX: a CTranslate2 Whisper folder, aligners by language, a diarization folder."""
+    """WhisperX: a CTranslate2 Whisper folder, aligners by language, a diarization folder.
+
+    An aligner whose key is a language and more, "en-large", is for jobs that name it.
+    """
 
     model: ModelPath
     aligners: dict[str, ModelPath] = {}

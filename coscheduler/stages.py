@@ -106,7 +106,8 @@ class KnownSpeaker(_Parameters):
 
 
 class TranscribeParameters(_Parameters):
-    """Who said what, when. An empty `language` means: detect it. None: as the config has it.
+    """Who said what, when. `language` is a code or an English name; empty means: detect it. None:
+    as the config has it.
 
     What WhisperX accepts and ignores (temperature and its fallbacks, best_of) is not here.
     `model`, `align_model` and `diarize_model` name models that the config has, by path, folder or
@@ -123,7 +124,7 @@ class TranscribeParameters(_Parameters):
     model: ModelName = ""
     align_model: ModelName = ""
     diarize_model: ModelName = ""
-    language: Annotated[str, Field(pattern=r"^([a-z]{2,3})?$")] = ""
+    language: Annotated[str, Field(pattern=r"^([A-Za-z][A-Za-z ]{1,30})?$")] = ""
     task: SpeechTask = "transcribe"
     formats: tuple[TranscriptFormat, ...] = FORMATS
     batch_size_max: Annotated[int, Field(ge=1, le=256)] | None = None

@@ -389,7 +389,7 @@ async def test_run_returns_a_failed_job_with_its_reason(
         (Plan(analyze="poem"), "audio", "TEMPLATE_UNKNOWN"),
         (Plan(analyze="summary", prompt="why?"), "audio", "PARAMETER_INVALID"),
         (Plan(separate=""), "audio", "PARAMETER_INVALID"),
-        (Plan(language="english"), "audio", "PARAMETER_INVALID"),
+        (Plan(language="en-GB"), "audio", "PARAMETER_INVALID"),
         (Plan(transcribe=False, analyze="summary"), "audio", "TRANSCRIPT_NEEDED"),
         (Plan(), "transcript", "AUDIO_NEEDED"),
         (Plan(transcribe_from="residual"), "audio", "NOTHING_SEPARATED"),

@@ -111,7 +111,7 @@ def transcribe(
         ),
     ] = None,
     language: Annotated[
-        str, typer.Option("--language", metavar="CODE", help="en, de. (default: detect it)")
+        str, typer.Option("--language", metavar="CODE", help="en, German. (default: detect it)")
     ] = "",
     task: Annotated[
         Task, typer.Option("--task", help="What is said, or what it means in English.")

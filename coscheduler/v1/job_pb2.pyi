@@ -770,7 +770,7 @@ class TranscribeParameters(_message.Message):
     ALIGN_MODEL_FIELD_NUMBER: _builtins.int
     DIARIZE_MODEL_FIELD_NUMBER: _builtins.int
     language: _builtins.str
-    """ISO 639 code of the language, for example "en"; empty means: detect it."""
+    """ISO 639 code of the language or its English name, "en" or "English"; empty means: detect it."""
     align: _builtins.bool
     """Whether to give each word its own times. Absent means yes."""
     diarize: _builtins.bool

@@ -8,6 +8,13 @@ from coscheduler.errors import InvalidInput
 from coscheduler.stages import TranscribeParameters
 
 
+def with_code(parameters: TranscribeParameters) -> TranscribeParameters:
+    """The parameters with the code of a language that was named: "German" is "de"."""
+    name = parameters.language.lower()
+    code = module("whisperx.utils").TO_LANGUAGE_CODE.get(name, name)
+    return parameters.model_copy(update={"language": code})
+
+
 def check(
     tokens: Any,
     is_multilingual: bool,

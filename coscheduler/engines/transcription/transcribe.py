@@ -82,7 +82,7 @@ class Transcription:
     ) -> None:
         self._loaded = loaded
         self._task = task
-        self._wanted = parameters
+        self._wanted = decoding.with_code(parameters)
         self._give_back = give_back
         self._notes: list[str] = []
 

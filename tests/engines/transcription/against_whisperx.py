@@ -7,6 +7,7 @@ import io
 import json
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,12 @@ PLANNING, DIARIZER = DEMO / "planning.flac", DEMO / "trained" / "diarizer-demo"
 FORMATS = ("json", "srt", "vtt", "txt", "tsv", "aud")
 
 
+attempts: list[str] = []  # at the network; a thread that is refused may keep it to itself
+
+
 def refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
     if event in ("socket.connect", "socket.getaddrinfo", "socket.bind", "socket.sendto"):
+        attempts.append(f"{event} {arguments[1:]}")
         raise PermissionError(f"{event} {arguments[1:]}")
 
 
@@ -265,6 +270,8 @@ def main() -> None:
     answer["chunks"] = detected(engine, recording)
     answer["silero"] = in_blocks(recording)
     answer["names"] = names(settings, engine, chosen.diarizer.parent)
+    answer["attempts"] = attempts
+    answer["threads"] = [thread.name for thread in threading.enumerate()]
     print(json.dumps(answer))
 
 

@@ -115,6 +115,17 @@ def test_nothing_is_left_in_the_engine_by_other_options(
     assert answer["again"] == both["defaults"]["ours"]
 
 
+def test_nobody_tries_to_reach_the_network(answer: dict[str, Any]) -> None:
+    assert answer["attempts"] == []
+    assert not [name for name in answer["threads"] if "Otel" in name or "Metric" in name]
+
+
+def test_every_aligned_word_has_a_confidence(both: dict[str, Any]) -> None:
+    words = json.loads(both["defaults"]["ours"]["json"])["word_segments"]
+    assert all(0 <= word["score"] <= 1 for word in words if "start" in word)
+    assert sum("score" in word for word in words) >= 10
+
+
 def test_speech_is_found_where_whisperx_finds_it(answer: dict[str, Any]) -> None:
     chunks = answer["chunks"]
     assert [len(found) for found in chunks["ours"]] == [len(found) for found in chunks["theirs"]]

@@ -108,6 +108,13 @@ def test_a_language_without_an_aligner_gives_a_transcript_and_a_note(
     assert ran.transcript["segments"][0]["text"].strip() in ran.text("srt")
 
 
+def test_a_language_has_a_name_and_an_aligner_can_be_named(loaded: Child, clip: Path) -> None:
+    ran = loaded.run(clip, {"language": "French", "align_model": "de"})
+    assert ran.result.notes == ()
+    assert ran.transcript["language"] == "fr"
+    assert len(ran.transcript["word_segments"]) > 5
+
+
 def test_a_fixed_language_is_not_kept_for_the_next_recording(loaded: Child, clip: Path) -> None:
     loaded.run(clip, {"language": "fr"})
     assert loaded.run(clip).transcript["language"] == "en"
