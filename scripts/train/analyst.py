@@ -96,8 +96,10 @@ class Losses:
         return {"loss": text + GUIDE_WEIGHT * guide, "text": text, "guide": guide}
 
     def _batch(self, rng: np.random.Generator, lines_max: int) -> list[Document]:
-        """Documents of about the same length: as many as make BATCH_TOKENS."""
-        top = int(rng.integers(2, lines_max + 1))
+        """Documents of about the same length: as many as make BATCH_TOKENS. Long ones are the
+        hardest, and most often drawn.
+        """
+        top = max(2, round(lines_max * rng.random() ** (1 / 3)))
         count = max(4, BATCH_TOKENS // (40 + 24 * top))
         some = [drawn(rng, top, max(1, top * 3 // 4)) for _ in range(3 * count)]
         some.sort(key=lambda document: len(document.text))
