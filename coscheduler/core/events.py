@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from coscheduler.core.learning import KnownPeak
 from coscheduler.core.model import EngineDescription, EngineName, Failure, Job, Output
 
 
@@ -29,10 +30,13 @@ class EngineAdded:
 
 @dataclass(frozen=True)
 class Described:
-    """Answer to Describe: what the engine is and its options; it holds no device memory."""
+    """Answer to Describe: what the engine is and its options, and what earlier runs with these took
+    above their predictions; it holds no device memory.
+    """
 
     engine: EngineName
     description: EngineDescription
+    peaks: tuple[KnownPeak, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,18 @@ MS_PER_SECOND = 1000
 NEW_PARTS, ALL_PARTS = 1, 4  # weight of the newest of the times that are averaged
 
 
+@dataclass(frozen=True)
+class KnownPeak:
+    """What an option took above its prediction in earlier runs, while it is loaded and beside that
+    while it runs; `run_count` of them taught it.
+    """
+
+    option: str
+    resident_bytes: int
+    run_bytes: int
+    run_count: int
+
+
 @dataclass
 class Learned:
     """By the option's name. `pace` is run time in microseconds for each second of audio, and
@@ -32,6 +44,15 @@ class Learned:
     def copy(self) -> "Learned":
         """One that can be changed without changing this one."""
         return Learned(*(dict(table) for table in vars(self).values()))
+
+    def recall(self, peak: KnownPeak) -> None:
+        """Take over what earlier runs measured; what was measured since may be more."""
+        for table, size in (
+            (self.resident_bytes, peak.resident_bytes),
+            (self.run_bytes, peak.run_bytes),
+        ):
+            if size > table.get(peak.option, 0):
+                table[peak.option] = size
 
     def corrected(self, option: Option) -> Option:
         """The option with what it was found to take on top of its prediction."""

@@ -32,6 +32,11 @@ class Surveys:
         state.context_bytes = event.description.context_bytes
         if state.phase in (Phase.UNDESCRIBED, Phase.UNAVAILABLE):
             state.phase, state.failure = Phase.STOPPED, None
+        for peak in event.peaks:
+            state.learned.recall(peak)
+            more = f"{peak.resident_bytes} bytes more to load, {peak.run_bytes} to run"
+            earlier = f"learned from {peak.run_count} earlier run{'s'[: peak.run_count > 1]}"
+            self._actions.decide(f"{state.name} '{peak.option}' takes {more}: {earlier}")
 
     def on_describe_failed(self, event: ev.DescribeFailed) -> None:
         """The engine cannot be used."""

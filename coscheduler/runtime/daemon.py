@@ -31,6 +31,7 @@ from coscheduler.runtime.clock import Clock, SystemClock
 from coscheduler.runtime.device import Device
 from coscheduler.runtime.loop import Loop
 from coscheduler.runtime.meter import Meter, capacity_bytes, open_meter
+from coscheduler.runtime.peaks import Peaks
 from coscheduler.runtime.store import Store
 from coscheduler.runtime.supervisor import Supervisor
 from coscheduler.runtime.watchers import Watchers
@@ -78,6 +79,8 @@ async def open_daemon(settings: Settings) -> "Daemon":
     loop = Loop(_make_scheduler(settings, meter), store, watchers, clock)
     supervisor = Supervisor(settings, children, meter, artifacts, store, clock, loop)
     loop.attach(supervisor)
+    where = settings.device.model_dump(mode="json", include={"device", "index", "threads"})
+    loop.keep_peaks(Peaks(settings.data_dir, where))
     if settings.store.journal_bytes_max:
         loop.keep_journal(settings.data_dir, int(settings.store.journal_bytes_max))
     daemon = Daemon(

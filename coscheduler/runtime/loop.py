@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from coscheduler.config import MIB
@@ -21,6 +22,7 @@ from coscheduler.errors import StoreFault
 from coscheduler.runtime.api import JobSnapshot, Progress
 from coscheduler.runtime.clock import Clock
 from coscheduler.runtime.journal import Journal
+from coscheduler.runtime.peaks import Peaks
 from coscheduler.runtime.prefetch import Prefetcher
 from coscheduler.runtime.store import Store
 from coscheduler.runtime.supervisor import Supervisor
@@ -32,6 +34,7 @@ TICK_SECONDS_MAX = 5.0
 STORE_RETRY_SECONDS = 1.0
 TOLERANCE_BYTES = 16 * MIB
 TOLERANCE_PERCENT = 5
+TEACHING = (ev.Loaded, ev.StageDone)
 SETTLED = (ev.Loaded, ev.StageDone, ev.StageFailed, ev.StageStopped, ev.Unloaded)
 
 
@@ -52,7 +55,12 @@ class Loop:
         self.handled_count = 0  # events so far: another number means that something may be new
         self._supervisor: Supervisor | None = None
         self._journal: Journal | None = None
+        self._peaks: Peaks | None = None
         self.prefetcher = Prefetcher()
+
+    def keep_peaks(self, peaks: Peaks) -> None:
+        """Remember what options take above their predictions."""
+        self._peaks = peaks
 
     def keep_journal(self, folder: Path, bytes_max: int) -> None:
         """Write down every event from now on."""
@@ -134,7 +142,11 @@ class Loop:
         assert self._supervisor is not None
         self._supervisor.delivered(event)
         now_ms = self._clock.now_ms()
+        if self._peaks is not None and isinstance(event, ev.Described):
+            event = replace(event, peaks=self._peaks.recall(event.description))
         outcome = self.scheduler.handle(event, now_ms)
+        if self._peaks is not None and isinstance(event, TEACHING):
+            await asyncio.to_thread(self._peaks.keep, self.scheduler.engines[event.engine])
         if self._journal is not None:
             self._journal.note(now_ms, event, outcome)
         await self._put(outcome.changed)

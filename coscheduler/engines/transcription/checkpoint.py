@@ -107,8 +107,13 @@ def diarizer_bytes(folder: Path) -> int:
     """Size of the weights of a pyannote pipeline folder. Raises EngineFault MODEL_MISSING."""
     if not (folder / "config.yaml").is_file():
         raise missing(folder / "config.yaml")
+    return sum(path.stat().st_size for path in weight_files(folder))
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files of a model folder that hold weights, also below it, in order."""
     kinds = ("*.bin", "*.ckpt", "*.npz", "*.safetensors")
-    return sum(path.stat().st_size for kind in kinds for path in folder.rglob(kind))
+    return tuple(sorted(path for kind in kinds for path in folder.rglob(kind)))
 
 
 def read_json(path: Path) -> dict[str, Any]:
