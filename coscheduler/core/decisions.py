@@ -78,7 +78,8 @@ class Decider:
         capacity, budget = self._ledger.capacity_bytes, self._ledger.budget_bytes
         if (failure := misfit(state, duration_ms, quality_min, budget)) is not None:  # 3
             return GiveUp(failure)
-        if misfit(state, duration_ms, quality_min, capacity) is not None:  # 4
+        is_short = capacity < budget
+        if is_short and misfit(state, duration_ms, quality_min, capacity) is not None:  # 4
             reason = f"other programs to give memory back: {capacity} bytes are left"
             return Wait(reason, is_in_the_way=False)
         return None

@@ -29,20 +29,22 @@ class Precedence:
 
     def may_preempt(self, job: Job, state: EngineState) -> bool:
         """May `job` end the stage that runs or is paused there? Its work may be lost: bounded."""
-        if state.asked == "preempt" or not self.gives_way(job, state):
+        if not self.gives_way(job, state):
             return False
         stage, limits = self._jobs[state.job].stage, self._books.limits
         earned = state.ran_ms(stage, self._jobs.now_ms) // limits.ageing_ms
         return stage.preempt_count < limits.preempts_max + earned
 
     def shrinks_for(self, job: Job, state: EngineState) -> bool:
-        """May the engine at work become smaller for the job? Among equals only if both can run."""
+        """May the engine at work become smaller for the job, as far as it can? Among equals only if
+        both can run.
+        """
         other = self._at_work(state)
-        if state.phase is not Phase.RUNNING or other is None:
+        if other is None:
             return False
         has_slot = self._books.running_count < self._books.limits.compute_slots
         is_of_use = self.outranks(job, other) or has_slot
-        return is_of_use and self._is_before(job, other) and state.is_resizable
+        return is_of_use and self._is_before(job, other)
 
     def is_leased_from(self, job: Job, state: EngineState) -> bool:
         """Was the engine loaded for another job, which `job` may not push aside?"""

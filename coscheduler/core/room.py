@@ -52,14 +52,11 @@ class Rooms:
         for other in self._books.engines.values():
             if other.name is turn.engine or other.is_pinned:
                 continue
-            tenant = self._tenant(other, turn.stage.duration_ms)
-            may_leave = self._precedence.may_preempt(turn.job, other)
-            if self._is_evictable(turn, other):
-                tenants.append(tenant)
-            elif at_work and self._precedence.shrinks_for(turn.job, other):
+            may_leave = self._is_evictable(turn, other)
+            if may_leave or (at_work and self._precedence.shrinks_for(turn.job, other)):
+                may_leave = may_leave or self._precedence.may_preempt(turn.job, other)
+                tenant = self._tenant(other, turn.stage.duration_ms)
                 tenants.append(replace(tenant, may_leave=may_leave))
-            elif at_work and may_leave:
-                tenants.append(replace(tenant, smaller=()))
         return tuple(tenants)
 
     def _is_evictable(self, turn: Turn, state: EngineState) -> bool:

@@ -254,6 +254,18 @@ def test_an_engine_stays_for_its_own_run_when_what_is_on_its_way_back_will_do() 
     assert story.on(ev.Stopped(T)) == [Run(S, "jobs/3", 0)]
 
 
+def test_an_engine_stays_for_its_own_run_while_a_lower_class_is_being_stopped_for_it() -> None:
+    story = Story(250)
+    story.on(ev.Described(S, description(S, option("big"), option("small", 60, speed=20))))
+    idle_separation(story)
+    story.submit(job("jobs/batch", TRANSCRIBE, priority=Priority.BATCH))
+    story.loaded(T)
+    urgent = job("jobs/urgent", priority=Priority.INTERACTIVE)
+    assert story.submit(urgent) == [Preempt(T, "jobs/batch")], "20 are needed, 10 are free"
+    assert story.on(ev.Ticked()) == []
+    assert story.on(ev.StageStopped(T, "jobs/batch")) == [Run(S, "jobs/urgent", 0)]
+
+
 def test_nobody_evicts_behind_a_head_that_may_not() -> None:
     story = Story(capacity=240, lim=limits(resident_ms_min=2_000))
     idle_separation(story, Priority.INTERACTIVE)

@@ -137,8 +137,9 @@ def test_a_running_stage_that_takes_more_once_less_is_resident_is_charged_for_it
     assert bytes_of(told) == 10 + 40 + 35
 
 
-def test_a_stage_of_a_lower_class_works_on_with_fewer_layers() -> None:
-    told = story(220)
+@pytest.mark.parametrize("slots", [3, 1])
+def test_a_stage_of_a_lower_class_works_on_with_fewer_layers(slots: int) -> None:
+    told = story(220, limits(compute_slots=slots))
     separate(told, job("jobs/batch", priority=BATCH))
     urgent = job("jobs/urgent", TRANSCRIBE, priority=INTERACTIVE, arrival_ms=9)
     assert told.submit(urgent) == [Resize(S, "4 of 8", 40 + 20)]
