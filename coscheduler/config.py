@@ -155,7 +155,9 @@ class SeparationSettings(_Section):
 class TranscriptionSettings(_Section):
     """WhisperX: a CTranslate2 Whisper folder, aligners by language, a diarization folder.
 
-    An aligner whose key is a language and more, "en-large", is for jobs that name it.
+    An aligner whose key is a language and more, "en-large", is for jobs that name it. With
+    `detect_ahead` the speech of the next recording is found while the text of this one is made,
+    which takes memory beside it and saves time where a core is idle or the text is made on a card.
     """
 
     model: ModelPath
@@ -169,6 +171,7 @@ class TranscriptionSettings(_Section):
     vad_onset: float = 0.5
     vad_offset: float = 0.363
     chunk_ms: Positive = 30_000
+    detect_ahead: bool = False
 
 
 class AnalysisSettings(_Section):

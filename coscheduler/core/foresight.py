@@ -5,8 +5,17 @@ when it is wrong; no decision depends on it.
 from collections.abc import Iterable, Mapping
 
 from coscheduler.core.engine_state import EngineState, Phase
-from coscheduler.core.model import EngineName, Job, Option, Stage, StageState
+from coscheduler.core.model import (
+    EngineName,
+    Job,
+    JobState,
+    Option,
+    Stage,
+    StageKind,
+    StageState,
+)
 
+WAITING = (JobState.QUEUED, JobState.RUNNING)
 IN_MEMORY = (Phase.LOADING, Phase.LOADED, Phase.RUNNING, Phase.PAUSED)
 
 
@@ -23,6 +32,16 @@ def next_option(
         if state is None or state.description is None or state.phase in IN_MEMORY:
             continue
         return next(iter(state.best_fitting(stage.duration_ms, capacity_bytes)), None)
+    return None
+
+
+def waiting_stage(jobs: Iterable[Job], kind: StageKind) -> tuple[Job, int] | None:
+    """The first of `jobs` whose current stage is of that kind, has its input and has not begun."""
+    for job in jobs:
+        stage = job.stages[job.current_index]
+        is_waiting = job.state in WAITING and stage.state is StageState.PENDING
+        if stage.kind is kind and is_waiting and stage.input.artifact:
+            return job, job.current_index
     return None
 
 

@@ -13,7 +13,7 @@ An engine runs in one thread of one process and never speaks to the network. It 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from coscheduler.chat import Letter, Reply
 from coscheduler.core.model import EngineDescription, EngineName, Lines, Option, StageKind
@@ -87,6 +87,17 @@ class ChattingEngine(Protocol):
     def chat(self, mail: Mailbox, expected_count: int) -> Generator[Slice, None, StageResult]:
         """As `Engine.slices`, for requests that come by mail: `expected_count` of them for certain,
         others while it lasts. It ends when none is left.
+        """
+        ...
+
+
+@runtime_checkable
+class LookingAheadEngine(Protocol):
+    """What an engine offers beside `Engine` when it can begin with what comes next."""
+
+    def look_ahead(self, task: Task) -> None:
+        """The task will probably run after the next one: what is done for it beside that one is
+        left in its `resume_dir`. Nothing depends on it.
         """
         ...
 

@@ -33,6 +33,7 @@ from coscheduler.errors import EngineFault
 LAYER_BYTES = 8 * MIB
 LAYER_COUNT = 4
 RUN_BYTES = 16 * MIB
+AHEAD = "ahead"  # a file in the folder of a run to come
 SLICE_COUNT = 5
 
 
@@ -107,7 +108,12 @@ class FakeEngine:
                 done += 1
         finally:
             workspace.close()
-        return StageResult(files=_write_outputs(task))
+        return StageResult(_write_outputs(task), numbers=_looked_ahead(task))
+
+    def look_ahead(self, task: Task) -> None:
+        """Leave a sign that the run will find."""
+        if task.resume_dir is not None:
+            (task.resume_dir / AHEAD).touch()
 
     def chat(self, mail: Mailbox, expected_count: int) -> Generator[Slice, None, StageResult]:
         """Each slice says a word in every conversation; the workspace lives while there are any."""
@@ -171,6 +177,12 @@ def _touched(size_bytes: int) -> mmap.mmap:
     for offset in range(0, size_bytes, mmap.PAGESIZE):
         memory[offset] = 1
     return memory
+
+
+def _looked_ahead(task: Task) -> dict[str, int]:
+    """Whether something was done for it beside another run."""
+    found = task.resume_dir is not None and (task.resume_dir / AHEAD).exists()
+    return {"ahead_count": 1} if found else {}
 
 
 def _write_outputs(task: Task) -> tuple[OutputFile, ...]:

@@ -23,6 +23,7 @@ from coscheduler.engines import messages as msg
 from coscheduler.engines.base import (
     ChattingEngine,
     Engine,
+    LookingAheadEngine,
     ResizingEngine,
     Slice,
     StageResult,
@@ -220,6 +221,8 @@ class Host:
         if request.option is not None:
             cast(SwitchingEngine, engine).switch(request.option)
             self._option = request.option.name
+        if request.ahead is not None and isinstance(engine, LookingAheadEngine):
+            engine.look_ahead(request.ahead)
         if request.chat_count is None:
             return engine.slices(request.task)
         return cast(ChattingEngine, engine).chat(self._mail, request.chat_count)

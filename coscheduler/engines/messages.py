@@ -53,12 +53,13 @@ class LoadOption:
 @dataclass(frozen=True)
 class RunTask:
     """Run a stage with what is loaded. `option`: as this one of the same base has it. `chat_count`:
-    hold conversations, so many questions follow at once.
+    hold conversations, so many questions follow at once. `ahead`: what will probably be run next.
     """
 
     task: Task
     option: Option | None = None
     chat_count: int | None = None
+    ahead: Task | None = None
     type: Literal["run_task"] = "run_task"
 
 

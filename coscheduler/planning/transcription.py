@@ -28,7 +28,12 @@ def _entry(
     section: TranscriptionSettings, models: Models, choice: Choice, machine: Machine
 ) -> Offered:
     option = offer.option(
-        models, choice, section.beam_size, machine.device, machine.recording_ms_max
+        models,
+        choice,
+        section.beam_size,
+        machine.device,
+        machine.recording_ms_max,
+        section.detect_ahead,
     )
     moved_bytes = footprint.moved_bytes(models, choice.compute_type, choice.placement)
     load_ms, run_ms = machine.copy_ms(total_bytes(option.resident)), machine.copy_ms(moved_bytes)

@@ -15,8 +15,8 @@ from coscheduler.config import MIB
 from coscheduler.core import events as ev
 from coscheduler.core.commands import Run
 from coscheduler.core.engine_state import Phase
-from coscheduler.core.foresight import next_option
-from coscheduler.core.model import EngineName, Job
+from coscheduler.core.foresight import next_option, waiting_stage
+from coscheduler.core.model import EngineName, Job, StageKind
 from coscheduler.core.scheduler import Outcome, Scheduler
 from coscheduler.errors import StoreFault
 from coscheduler.runtime.api import JobSnapshot, Progress
@@ -93,6 +93,10 @@ class Loop:
         self._progress[job] = progress
         if (record := self.scheduler.job(job)) is not None:
             self._watchers.publish(self.snapshot(record))
+
+    def waiting(self, kind: StageKind) -> tuple[Job, int] | None:
+        """The stage of that kind that will probably be run next, and its job."""
+        return waiting_stage(self.scheduler.jobs, kind)
 
     # ---- views out ---------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from coscheduler.chat import Broken, Ended, Question, Reply, Said
 from coscheduler.core import events as ev
 from coscheduler.core.commands import Run
-from coscheduler.core.model import EngineName, Failure, Job, Option, Stage
+from coscheduler.core.model import EngineName, Failure, Job, Option, Stage, StageKind
 from coscheduler.engines import messages as msg
 from coscheduler.engines.base import Task
 from coscheduler.errors import CoschedulerError
@@ -46,6 +46,7 @@ class Runs:
         self, meter: Meter, artifacts: Artifacts, on_progress: OnProgress, silence_ms_max: int
     ) -> None:
         self.desk: Desk | None = None
+        self.foresee: Callable[[StageKind], tuple[Job, int] | None] = lambda _: None
         self._meter = meter
         self._artifacts = artifacts
         self._tell = on_progress
@@ -109,7 +110,8 @@ class Runs:
         self._jobs[command.engine] = job.name
         try:
             async with peak:
-                answer = await talk.ask(msg.RunTask(task, option), self._silence_ms_max)
+                request = msg.RunTask(task, option, ahead=self._ahead(task.stage))
+                answer = await talk.ask(request, self._silence_ms_max)
             if isinstance(answer, msg.TaskDone):
                 self._note(talk, peak, answer)
             return await self._finished(command, task, answer, peak.bytes)
@@ -117,7 +119,21 @@ class Runs:
             del self._on_progress[command.engine]
             await asyncio.to_thread(shutil.rmtree, task.output_dir, True)
 
+    def _ahead(self, kind: StageKind) -> Task | None:
+        """What a transcription may begin with beside itself; its results go nowhere yet."""
+        found = self.foresee(kind) if kind is StageKind.TRANSCRIBE else None
+        if found is None:
+            return None
+        job, index = found
+        resume_dir = self._artifacts.make_resume_dir(job.name, index)
+        return self._task_in(job, index, resume_dir, resume_dir)
+
     def _task(self, job: Job, stage_index: int) -> Task:
+        work_dir = self._artifacts.make_work_dir(job.name, stage_index)
+        resume_dir = self._artifacts.make_resume_dir(job.name, stage_index)
+        return self._task_in(job, stage_index, work_dir, resume_dir)
+
+    def _task_in(self, job: Job, stage_index: int, output_dir: Path, resume_dir: Path) -> Task:
         stage: Stage = job.stages[stage_index]
         parameters = json.loads(stage.parameters_json)
         return Task(
@@ -125,9 +141,9 @@ class Runs:
             stage=stage.kind,
             parameters=parameters,
             input_path=self._artifacts.path(stage.input.artifact),
-            output_dir=self._artifacts.make_work_dir(job.name, stage_index),
+            output_dir=output_dir,
             duration_ms=stage.duration_ms,
-            resume_dir=self._artifacts.make_resume_dir(job.name, stage_index),
+            resume_dir=resume_dir,
             artifact_paths={
                 name: self._artifacts.path(name) for name in named_artifacts(parameters)
             },

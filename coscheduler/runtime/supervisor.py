@@ -27,7 +27,7 @@ from coscheduler.core.commands import (
     Stop,
     Unload,
 )
-from coscheduler.core.model import EngineDescription, EngineName, Failure, Job, Option
+from coscheduler.core.model import EngineDescription, EngineName, Failure, Job, Option, StageKind
 from coscheduler.engines import messages as msg
 from coscheduler.errors import CoschedulerError
 from coscheduler.runtime.api import Progress
@@ -54,6 +54,10 @@ class Listener(Protocol):
 
     def progress(self, job: str, progress: Progress) -> None:
         """The running stage moved on."""
+        ...
+
+    def waiting(self, kind: StageKind) -> tuple[Job, int] | None:
+        """The stage of that kind that will probably be run next, and its job."""
         ...
 
 
@@ -101,6 +105,8 @@ class Supervisor:
         self._undelivered_deaths: set[EngineName] = set()
         self._closing = False
         self._runs = Runs(meter, artifacts, listener.progress, self._limits.slice_ms_max)
+        if settings.transcription is not None and settings.transcription.detect_ahead:
+            self._runs.foresee = listener.waiting
 
     def attach(self, desk: Desk) -> None:
         """Who keeps the requests of conversations."""

@@ -1,12 +1,13 @@
 """What will be loaded next: the stage after the one that runs, as far as it can be told."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from coscheduler.core.engine_state import EngineState, Phase
-from coscheduler.core.foresight import next_option
-from coscheduler.core.model import Job, StageKind, StageState
+from coscheduler.core.foresight import next_option, waiting_stage
+from coscheduler.core.model import InputRef, Job, JobState, StageKind, StageState
 from tests.core.build import S, T, description, job, option
 
 BOTH = (StageKind.SEPARATE, StageKind.TRANSCRIBE)
@@ -39,6 +40,34 @@ def test_it_is_the_first_of_the_best_quality_that_fits() -> None:
     assert found(jobs, capacity=400) == "less"
     assert found(jobs, capacity=200) == "worse"
     assert found(jobs, capacity=20) is None
+
+
+def waits(name: str, kind: StageKind = StageKind.TRANSCRIBE, **changes: Any) -> Job:
+    made = job(name, kind)
+    stage = replace(made.stages[0], input=InputRef(artifact="artifacts/1"))
+    return replace(made, stages=(replace(stage, **changes),))
+
+
+def test_of_those_that_wait_the_first_with_its_input_is_next() -> None:
+    jobs = [
+        waits("jobs/1", state=StageState.RUNNING),
+        waits("jobs/2", StageKind.SEPARATE),
+        waits("jobs/3", input=InputRef(job="jobs/2", role="target")),
+        replace(waits("jobs/4"), state=JobState.CANCELLING),
+        waits("jobs/5"),
+        waits("jobs/6"),
+    ]
+    found = waiting_stage(jobs, StageKind.TRANSCRIBE)
+    assert found is not None and (found[0].name, found[1]) == ("jobs/5", 0)
+    assert waiting_stage(jobs[:4], StageKind.TRANSCRIBE) is None
+
+
+def test_a_stage_within_a_job_waits_too() -> None:
+    made = job("jobs/1", *BOTH)
+    first = replace(made.stages[0], state=StageState.SUCCEEDED)
+    second = replace(made.stages[1], input=InputRef(artifact="artifacts/1"))
+    made = replace(made, stages=(first, second), state=JobState.RUNNING)
+    assert waiting_stage([made], StageKind.TRANSCRIBE) == (made, 1)
 
 
 @pytest.mark.parametrize("phase", [Phase.LOADING, Phase.LOADED, Phase.RUNNING, Phase.PAUSED])

@@ -288,6 +288,20 @@ def test_a_speakers_clip_stays_while_a_job_needs_it(tmp_path: Path) -> None:
     run(story())
 
 
+def test_a_transcription_is_begun_beside_the_one_before_it(tmp_path: Path) -> None:
+    async def story() -> None:
+        section = {"model": "x", "detect_ahead": True}
+        async with running(settings(tmp_path, transcription=section)) as daemon:
+            source = await upload(daemon, recording())
+            await daemon.drain(True)  # both wait before the first runs
+            made = [await daemon.create_job(request(f"{i}", source, TRANSCRIBE)) for i in range(2)]
+            await daemon.drain(False)
+            ended = [(await final(daemon, entry.job.name)).job for entry in made]
+            assert [job.stages[0].numbers for job in ended] == [(), (("ahead_count", 1),)]
+
+    run(story())
+
+
 def test_bad_requests_are_refused_and_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from coscheduler.engines.transcription import (
     speech,
     words,
 )
+from coscheduler.engines.transcription.ahead import Ahead
 from coscheduler.engines.transcription.components import Component, File, Parked, Ram, Source
 from coscheduler.engines.transcription.footprint import LINES, VAD_WEIGHT_BYTES, Models
 from coscheduler.engines.transcription.libraries import module
@@ -56,6 +57,7 @@ class TranscriptionEngine:
         self._settings = settings
         self._transcription: TranscriptionSettings = settings.transcription
         self._loaded: Loaded | None = None
+        self._next: Task | None = None
         self._placement = HELD
 
     @property
@@ -145,12 +147,26 @@ class TranscriptionEngine:
         """
         if self._loaded is None:
             raise EngineFault("NOT_LOADED", "no option of the transcription model is loaded")
-        parameters = TranscribeParameters.model_validate(dict(task.parameters))
+        ahead, self._next = self._ahead(), None
         try:
-            run = Transcription(self._loaded, task, parameters, self._give_back)
-            return (yield from run.slices())
+            return (yield from self._run(task).slices(ahead))
         finally:
+            if ahead is not None:
+                ahead.stop()
             self._give_back()
+
+    def look_ahead(self, task: Task) -> None:
+        """See `base.LookingAheadEngine`: its speech is found beside the text of the next run."""
+        if _is_short(task) and task.resume_dir is not None:
+            self._next = replace(task, output_dir=task.resume_dir)
+
+    def _ahead(self) -> Ahead | None:
+        return None if self._next is None else Ahead(self._run(self._next).detected())
+
+    def _run(self, task: Task) -> Transcription:
+        assert self._loaded is not None
+        parameters = TranscribeParameters.model_validate(dict(task.parameters))
+        return Transcription(self._loaded, task, parameters, self._give_back)
 
     def unload(self) -> None:
         """Drop the models. Raises EngineFault UNLOAD_INCOMPLETE when CTranslate2 keeps its weights,
@@ -187,8 +203,18 @@ class TranscriptionEngine:
     def _option(self, models: Models, choice: Choice) -> Option:
         settings, chosen = self._settings, self._transcription
         recording_ms_max = settings.store.recording_ms_max
-        option = offer.option(models, choice, chosen.beam_size, settings.device, recording_ms_max)
-        return replace(option, files=(str(chosen.model / "model.bin"),))
+        option = offer.option(
+            models,
+            choice,
+            chosen.beam_size,
+            settings.device,
+            recording_ms_max,
+            chosen.detect_ahead,
+        )
+        others = [*chosen.aligners.values(), *((chosen.diarizer,) if chosen.diarizer else ())]
+        files = [chosen.model / "model.bin"]
+        files += [path for folder in others for path in checkpoint.weight_files(folder)]
+        return replace(option, files=tuple(map(str, files)))
 
     def _load(self, models: Models, choice: Choice, on_progress: OnProgress) -> Loaded:
         steps = 1 + len(Part)
@@ -281,3 +307,8 @@ def place(
                 log.warning("%s; jobs that need it will fail", fault.message)
         on_progress(done, len(parts))
     return placement
+
+
+def _is_short(task: Task) -> bool:
+    """Whether there is memory for what is kept of each second of it."""
+    return task.duration_ms <= 1000 * footprint.AHEAD_SECONDS_MAX

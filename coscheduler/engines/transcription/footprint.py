@@ -14,6 +14,7 @@ Sources of the formulas:
     word times      the first convolution of wav2vec2 has the longest output: samples / 5 x channels
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from coscheduler.config import Settings, TranscriptionSettings
@@ -29,6 +30,7 @@ TEXT_TOKENS_MAX = 224  # half of the text positions: the other half is kept for 
 VAD_WEIGHT_BYTES = 6 * MIB  # of the model that whisperx brings
 VAD_WORKSPACE_BYTES = {"cpu": 30 * MIB, "cuda": 180 * MIB}  # for one batch of its windows
 VAD_BYTES_PER_SECOND = 4 * 1024  # scores, and the frame times of the thresholding
+AHEAD_SECONDS_MAX = 3600  # of a recording whose speech is found beside the text of another
 VAD_LOAD_BYTES = 34 * MIB  # its checkpoint while it is being read
 # Larger buffers are mapped. Where words are timed, long convolutions would leave much to chance.
 REUSED_BYTES_MAX, REUSED_BYTES_MAX_OF_WORDS = 32 * MIB, 4 * MIB
@@ -125,6 +127,7 @@ class Place:
 
     device: str
     seconds_max: int  # the longest recording that is accepted
+    detects_ahead: bool = False
 
     @property
     def heap_bytes(self) -> int:
@@ -157,7 +160,16 @@ def run_lines(
     if not placement.holds(Part.WHISPER):  # it is parked after it was loaded
         weights = weight_bytes(models.whisper, compute_type)
         lines += [RunLine(Line.WEIGHTS, weights, phase=phase) for phase in ("load", "text")]
+    if place.detects_ahead:
+        lines += _ahead_lines(place, {line.phase for line in lines} - {"load", "speech"})
     return tuple(lines)
+
+
+def _ahead_lines(place: Place, phases: Iterable[str]) -> list[RunLine]:
+    """Detecting speech in the next recording, beside whatever follows the detection in this one."""
+    per_second = VAD_BYTES_PER_SECOND if place.device == "cpu" else 0
+    size = VAD_WORKSPACE_BYTES[place.device] + per_second * AHEAD_SECONDS_MAX
+    return [RunLine(Line.WORKSPACE, size, phase=phase) for phase in sorted(phases)]
 
 
 def _load_bytes(models: Models, place: Place, compute_type: str) -> int:

@@ -50,14 +50,19 @@ def choices(
 
 
 def option(
-    models: Models, choice: Choice, beam_size: int, device: DeviceSettings, recording_ms_max: int
+    models: Models,
+    choice: Choice,
+    beam_size: int,
+    device: DeviceSettings,
+    recording_ms_max: int,
+    detects_ahead: bool = False,
 ) -> Option:
     """The option of a choice; recordings are at most `recording_ms_max` long. Those that differ in
     what is held are a family.
     """
     kind, batch_size, placement = choice.compute_type, choice.batch_size, choice.placement
     window_ms = timing.window_ms(models.whisper, device, kind, beam_size, batch_size)
-    place = Place(device.device, -(-recording_ms_max // 1000))
+    place = Place(device.device, -(-recording_ms_max // 1000), detects_ahead)
     resident = footprint.resident(models, kind, placement)
     others = total_bytes(line for line in resident if line.line is not Line.WEIGHTS)
     moved_bytes = footprint.moved_bytes(models, kind, placement)

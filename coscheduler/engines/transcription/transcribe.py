@@ -24,6 +24,7 @@ from coscheduler.engines.transcription import (
     words,
     writers,
 )
+from coscheduler.engines.transcription.ahead import Ahead
 from coscheduler.engines.transcription.components import Component
 from coscheduler.engines.transcription.kept import Kept, Progress
 from coscheduler.engines.transcription.libraries import module, reusing
@@ -86,8 +87,21 @@ class Transcription:
         self._give_back = give_back
         self._notes: list[str] = []
 
-    def slices(self) -> Generator[Slice, None, StageResult]:
-        """Run all phases. Raises InvalidInput or EngineFault; see `TranscriptionEngine.slices`."""
+    def detected(self) -> Generator[Slice, None, None]:
+        """Read the recording and find its speech, for a run to go on from. Beside another run: the
+        heap is left as that one wants it.
+        """
+        samples = yield from self._read()
+        kept = Kept(self._task.resume_dir, self._identity())
+        if kept.read() is None:
+            chunks = yield from self._speech(samples)
+            kept.write(Progress(tuple(chunks), ""))
+
+    def slices(self, ahead: Ahead | None = None) -> Generator[Slice, None, StageResult]:
+        """Run all phases; `ahead` begins when there is nothing left to detect here.
+
+        Raises InvalidInput or EngineFault; see `TranscriptionEngine.slices`.
+        """
         self._check()
         clips = self._read_clips()
         samples = yield from self._read()
@@ -97,6 +111,8 @@ class Transcription:
             self._notes.append("no speech was found")
             return self._finish({"segments": [], "language": self._wanted.language}, progress)
         self._give_back()
+        if ahead is not None:
+            ahead.start()
         with self._loaded.whisper.use(), reusing(footprint.REUSED_BYTES_MAX):
             progress = replace(progress, language=progress.language or self._language(samples))
             segments = yield from self._text(samples, progress, kept)
@@ -141,6 +157,16 @@ class Transcription:
         return known.read(clips, self._task.output_dir)
 
     def _detect(self, samples: Samples) -> Generator[Slice, None, list[Chunk]]:
+        if self._hears_by_silero:
+            return (yield from self._speech(samples))
+        with reusing(footprint.REUSED_BYTES_MAX):
+            return (yield from self._speech(samples))
+
+    @property
+    def _hears_by_silero(self) -> bool:
+        return (self._wanted.vad_method or self._loaded.settings.vad_method) == "silero"
+
+    def _speech(self, samples: Samples) -> Generator[Slice, None, list[Chunk]]:
         wanted, settings = self._wanted, self._loaded.settings
         chunk_ms = wanted.chunk_ms or settings.chunk_ms
         thresholds = speech.Thresholds(
@@ -148,12 +174,11 @@ class Transcription:
             offset=wanted.vad_offset or settings.vad_offset,
             chunk_seconds=min(chunk_ms / 1000, float(footprint.WINDOW_SECONDS)),
         )
-        if (wanted.vad_method or settings.vad_method) == "silero":
+        if self._hears_by_silero:
             steps = silero.chunks(samples, thresholds)
-            return (yield from _relayed(steps, _READ_SHARES, _SPEECH_SHARES, "detecting speech"))
-        steps = speech.chunks(self._loaded.pipeline.vad_model, samples, thresholds)
-        with reusing(footprint.REUSED_BYTES_MAX):
-            return (yield from _relayed(steps, _READ_SHARES, _SPEECH_SHARES, "detecting speech"))
+        else:
+            steps = speech.chunks(self._loaded.pipeline.vad_model, samples, thresholds)
+        return (yield from _relayed(steps, _READ_SHARES, _SPEECH_SHARES, "detecting speech"))
 
     def _language(self, samples: Samples) -> str:
         """The wanted language, or the one that the model hears in the first window."""
