@@ -18,7 +18,8 @@ from coscheduler.config import MIB, Settings
 from coscheduler.core.model import EngineName, InputRef, JobState, Stage, StageKind, StageState
 from coscheduler.errors import CoschedulerError
 from coscheduler.runtime.api import JobRequest, JobSnapshot, StageRequest
-from coscheduler.runtime.daemon import Daemon, open_daemon
+from coscheduler.runtime.daemon import Daemon
+from coscheduler.runtime.opening import open_daemon
 
 RECORDING = Path(__file__).resolve().parent.parent / "coscheduler" / "demo" / "meeting.flac"
 pytestmark = pytest.mark.timeout(300)

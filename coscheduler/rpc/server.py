@@ -133,7 +133,7 @@ async def serve(
     wait for the drain. Raises what opening the daemon and listening raise.
     """
     listen.check(settings.listen_address)  # before any model is looked at
-    from coscheduler.runtime.daemon import open_daemon
+    from coscheduler.runtime.opening import open_daemon
 
     await serve_daemon(open_daemon, settings, ready, until_stdin_closes=until_stdin_closes)
 

@@ -13,6 +13,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from coscheduler.chat import (
+    PART_SUFFIX,
+    STATE_SUFFIX,
+    TOKENS_SUFFIX,
     Broken,
     ChatDone,
     ChatEvent,
@@ -300,3 +303,12 @@ def _notes(ended: Ended, stage: Stage) -> tuple[str, ...]:
             f"{ended.dropped_count} of the oldest messages were left out: they did not fit."
         )
     return tuple(notes)
+
+
+def forget_sessions(settings: Settings) -> None:
+    """What was kept of conversations goes with the daemon, or at its next start."""
+    if settings.analysis is None or settings.analysis.session_dir is None:
+        return
+    for suffix in (STATE_SUFFIX, TOKENS_SUFFIX, PART_SUFFIX):
+        for path in settings.analysis.session_dir.glob(f"*{suffix}"):
+            path.unlink(missing_ok=True)

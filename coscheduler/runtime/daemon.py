@@ -1,49 +1,43 @@
-"""The daemon without its wire: opens everything in the right order, answers, closes in reverse.
-
-store (lock) -> leftovers of an earlier daemon ended -> files swept -> fork server -> meter
--> scheduler and loop -> unfinished jobs submitted again -> engines asked what they are
-"""
+"""The daemon without its wire: what can be asked of it; `opening.py` puts it together."""
 
 import asyncio
-import base64
-import binascii
 import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from coscheduler.chat import PART_SUFFIX, STATE_SUFFIX, TOKENS_SUFFIX, ChatEvent, ChatParameters
+from coscheduler.chat import ChatEvent, ChatParameters
 from coscheduler.config import Settings
 from coscheduler.core import events as ev
 from coscheduler.core.dry_run import plan_job
-from coscheduler.core.engine_state import Limits, Phase
+from coscheduler.core.engine_state import Phase
 from coscheduler.core.lifecycle import recover
 from coscheduler.core.model import EngineName, Failure, Job, JobPlan, JobState, Priority
-from coscheduler.core.scheduler import Scheduler
-from coscheduler.errors import CoschedulerError, InvalidInput, Refused, Unavailable
-from coscheduler.runtime import intake, joining
+from coscheduler.core.refusals import failure_of
+from coscheduler.errors import CoschedulerError, Refused, Unavailable
+from coscheduler.runtime import intake, joining, pages
 from coscheduler.runtime.api import Artifact, GpuSnapshot, JobRequest, JobSnapshot, TranscriptPart
 from coscheduler.runtime.artifacts import Artifacts, Incoming
-from coscheduler.runtime.chats import Chats
-from coscheduler.runtime.children import Children, end_leftovers
-from coscheduler.runtime.clock import Clock, SystemClock
+from coscheduler.runtime.chats import Chats, forget_sessions
+from coscheduler.runtime.children import Children
+from coscheduler.runtime.clock import Clock
 from coscheduler.runtime.device import Device
 from coscheduler.runtime.loop import Loop
-from coscheduler.runtime.meter import Meter, capacity_bytes, open_meter
-from coscheduler.runtime.peaks import Peaks
+from coscheduler.runtime.meter import Meter
 from coscheduler.runtime.store import Store
 from coscheduler.runtime.supervisor import Supervisor
 from coscheduler.runtime.watchers import Watchers
 
 log = logging.getLogger(__name__)
 
-PAGE_SIZE_MAX = 500
 EXIT_SOFTWARE = 70  # sysexits.h: an internal error
 
 
 @dataclass
-class _Parts:
+class Parts:
+    """What a daemon is made of, opened."""
+
     settings: Settings
     clock: Clock
     store: Store
@@ -55,95 +49,10 @@ class _Parts:
     supervisor: Supervisor
 
 
-async def open_daemon(settings: Settings) -> "Daemon":
-    """Everything running, unfinished jobs queued again. Raises Refused STORE_IN_USE,
-    DEVICE_MISSING, StoreFault.
-    """
-    clock = SystemClock()
-    store = await Store.open(settings.data_dir)
-    try:
-        leftovers = end_leftovers(await store.take_processes())
-        if leftovers:
-            log.warning("ended %d engine processes of an earlier daemon", leftovers)
-        meter = open_meter(settings.device)
-        forget_sessions(settings)
-        artifacts = Artifacts(settings, store, clock)
-        unfinished = {job.name for job in await store.unfinished_jobs()}
-        await artifacts.clean(await _outputs_in_use(store), unfinished)
-        children = Children(settings)
-        await children.start()
-    except BaseException:
-        await store.close()
-        raise
-    watchers = Watchers(settings.server.watchers_max)
-    loop = Loop(_make_scheduler(settings, meter), store, watchers, clock)
-    supervisor = Supervisor(settings, children, meter, artifacts, store, clock, loop)
-    loop.attach(supervisor)
-    where = settings.device.model_dump(mode="json", include={"device", "index", "threads"})
-    loop.keep_peaks(Peaks(settings.data_dir, where))
-    if settings.store.journal_bytes_max:
-        loop.keep_journal(settings.data_dir, int(settings.store.journal_bytes_max))
-    daemon = Daemon(
-        _Parts(settings, clock, store, artifacts, children, meter, watchers, loop, supervisor)
-    )
-    await daemon.start()
-    return daemon
-
-
-def forget_sessions(settings: Settings) -> None:
-    """What was kept of conversations goes with the daemon, or at its next start."""
-    if settings.analysis is None or settings.analysis.session_dir is None:
-        return
-    for suffix in (STATE_SUFFIX, TOKENS_SUFFIX, PART_SUFFIX):
-        for path in settings.analysis.session_dir.glob(f"*{suffix}"):
-            path.unlink(missing_ok=True)
-
-
-def configured_engines(settings: Settings) -> tuple[EngineName, ...]:
-    """The engines that have a section in the config."""
-    sections = (settings.separation, settings.transcription, settings.analysis)
-    return tuple(name for name, section in zip(EngineName, sections, strict=True) if section)
-
-
-def limits_of(settings: Settings) -> Limits:
-    """The scheduler's share of the settings."""
-    device, scheduling = settings.device, settings.scheduling
-    return Limits(
-        queue_max=scheduling.queue_max,
-        attempts_max=scheduling.attempts_max,
-        preempts_max=scheduling.preempts_max,
-        ageing_ms=scheduling.ageing_ms,
-        keep_alive_ms=scheduling.keep_alive_ms,
-        compute_slots=device.compute_slots,
-        processes_max=device.gpu_processes_max,
-        serial_loads=device.device == "cuda",  # NVML differences need one change at a time
-        group_ms_max=scheduling.group_ms_max,
-        resident_ms_min=scheduling.resident_ms_min,
-        oom_steps_max=scheduling.oom_steps_max,
-        oom_memory_ms=scheduling.oom_memory_ms,
-        peak_tolerance_bytes=int(scheduling.peak_tolerance),
-    )
-
-
-def _make_scheduler(settings: Settings, meter: Meter) -> Scheduler:
-    total, used = meter.device_bytes()
-    capacity = capacity_bytes(settings.device, total, used)
-    return Scheduler(capacity, configured_engines(settings), limits_of(settings))
-
-
-async def _outputs_in_use(store: Store) -> set[str]:
-    names: set[str] = set()
-    before: tuple[int, str] | None = None
-    while page := await store.list_jobs(PAGE_SIZE_MAX, before):
-        names |= {out.artifact for job in page for stage in job.stages for out in stage.outputs}
-        before = (page[-1].arrival_ms, page[-1].name)
-    return names
-
-
 class Daemon:
     """Implements `api.DaemonApi`."""
 
-    def __init__(self, parts: _Parts) -> None:
+    def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._settings = parts.settings
         self._store = parts.store
@@ -179,8 +88,7 @@ class Daemon:
         try:
             recovered = await intake.resolve_after_restart(recovered, self._store)
         except CoschedulerError as error:
-            failure = Failure(error.reason, error.message, tuple(error.numbers.items()))
-            recovered = _failed(recovered, failure, self._parts.clock.now_ms())
+            recovered = _failed(recovered, failure_of(error), self._parts.clock.now_ms())
         await self._store.put_jobs([recovered])
         if not recovered.state.is_final:
             log.info("taking up %s again", job.name, extra={"job": job.name})
@@ -235,9 +143,9 @@ class Daemon:
 
     async def list_jobs(self, page_size: int, page_token: str) -> tuple[list[JobSnapshot], str]:
         """See `api.DaemonApi`."""
-        count = _page_size(page_size)
-        jobs = await self._store.list_jobs(count, _decode_token(page_token))
-        token = _encode_token(jobs[-1].arrival_ms, jobs[-1].name) if len(jobs) == count else ""
+        count = pages.size(page_size)
+        jobs = await self._store.list_jobs(count, pages.decode(page_token))
+        token = pages.encode(jobs[-1].arrival_ms, jobs[-1].name) if len(jobs) == count else ""
         return [self._loop.snapshot(job) for job in jobs], token
 
     def watch_job(self, name: str) -> AsyncIterator[JobSnapshot]:
@@ -295,9 +203,9 @@ class Daemon:
         self, page_size: int, page_token: str, job: str
     ) -> tuple[list[Artifact], str]:
         """See `api.DaemonApi`."""
-        count = _page_size(page_size)
-        found = await self._store.list_artifacts(count, _decode_token(page_token), job)
-        token = _encode_token(found[-1].created_ms, found[-1].name) if len(found) == count else ""
+        count = pages.size(page_size)
+        found = await self._store.list_artifacts(count, pages.decode(page_token), job)
+        token = pages.encode(found[-1].created_ms, found[-1].name) if len(found) == count else ""
         return found, token
 
     async def delete_artifact(self, name: str) -> None:
@@ -407,25 +315,3 @@ def _failed(job: Job, failure: Failure, now_ms: int) -> Job:
     if job.state.is_final:
         return job
     return replace(job, state=JobState.FAILED, failure=failure, finished_ms=now_ms)
-
-
-def _page_size(asked: int) -> int:
-    if asked < 0:
-        raise InvalidInput("PAGE_SIZE_INVALID", f"page_size {asked} is negative", page_size=asked)
-    return min(asked or 50, PAGE_SIZE_MAX)
-
-
-def _encode_token(time_ms: int, name: str) -> str:
-    return base64.urlsafe_b64encode(f"{time_ms} {name}".encode()).decode()
-
-
-def _decode_token(token: str) -> tuple[int, str] | None:
-    if not token:
-        return None
-    try:
-        time_ms, _, name = base64.urlsafe_b64decode(token.encode()).decode().partition(" ")
-        return int(time_ms), name
-    except (ValueError, binascii.Error, UnicodeError):
-        raise InvalidInput(
-            "PAGE_TOKEN_INVALID", "the page_token is not one that a list call returned"
-        ) from None

@@ -8,7 +8,6 @@ the ledger with the process.
 import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine
-from dataclasses import replace
 from typing import Any, Protocol
 
 from coscheduler.chat import Letter
@@ -27,7 +26,8 @@ from coscheduler.core.commands import (
     Stop,
     Unload,
 )
-from coscheduler.core.model import EngineDescription, EngineName, Failure, Job, Option, StageKind
+from coscheduler.core.model import EngineName, Failure, Job, Option, StageKind
+from coscheduler.core.refusals import failure_of
 from coscheduler.engines import messages as msg
 from coscheduler.errors import CoschedulerError
 from coscheduler.runtime.api import Progress
@@ -35,6 +35,7 @@ from coscheduler.runtime.artifacts import Artifacts
 from coscheduler.runtime.children import Child, Children, start_ticks
 from coscheduler.runtime.clock import Clock
 from coscheduler.runtime.conversation import ChildEnded, Conversation, RequestFailed
+from coscheduler.runtime.descriptions import Descriptions, ProcessBook
 from coscheduler.runtime.meter import Meter
 from coscheduler.runtime.runs import Desk, Runs
 
@@ -61,22 +62,6 @@ class Listener(Protocol):
         ...
 
 
-class ProcessBook(Protocol):
-    """Where pids and measured contexts are kept for the next daemon (the Store)."""
-
-    async def add_process(self, pid: int, start_ticks: int) -> None:
-        """An engine process was started."""
-        ...
-
-    async def put_measurement(self, engine: str, model: str, what: str, size_bytes: int) -> None:
-        """Keep a measured size."""
-        ...
-
-    async def get_measurement(self, engine: str, model: str, what: str) -> int | None:
-        """A size that was kept."""
-        ...
-
-
 class Supervisor:
     """All engine processes of the daemon."""
 
@@ -98,12 +83,14 @@ class Supervisor:
         self._clock = clock
         self._listener = listener
         self._live: dict[EngineName, Conversation] = {}
-        self._descriptions: dict[EngineName, EngineDescription] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._at_work: set[EngineName] = set()  # a command is being carried out
         self._deaths_at_work: dict[EngineName, Failure] = {}  # within it, not told yet
         self._undelivered_deaths: set[EngineName] = set()
         self._closing = False
+        self._descriptions = Descriptions(
+            children, book, self._talk_with, self._limits.start_ms_max
+        )
         self._runs = Runs(meter, artifacts, listener.progress, self._limits.slice_ms_max)
         if settings.transcription is not None and settings.transcription.detect_ahead:
             self._runs.foresee = listener.waiting
@@ -189,8 +176,8 @@ class Supervisor:
         except ChildEnded as ended:
             event = ev.EngineDied(engine, ended.failure)
         except CoschedulerError as error:
-            await self._end(engine, _failure(error))
-            event = ev.EngineDied(engine, _failure(error))
+            await self._end(engine, failure_of(error))
+            event = ev.EngineDied(engine, failure_of(error))
         except Exception as error:  # a bug here must not leave a command unanswered
             log.exception("a command for %s failed", engine)
             failure = Failure("SUPERVISOR_ERROR", repr(error))
@@ -207,34 +194,7 @@ class Supervisor:
         self._post(ev.EngineDied(engine, failure))
 
     async def _describe(self, engine: EngineName) -> None:
-        """In a process of its own: early, and a file that breaks the reader breaks nothing else."""
-        event: ev.Event
-        try:
-            child = await self._children.spawn(engine, early=True)
-            child.is_expected_to_end = True
-            talk = self._talk_with(child)
-            try:
-                answer = await talk.ask(msg.Describe(), self._limits.start_ms_max)
-            finally:
-                child.end()
-            assert isinstance(answer, msg.Described)
-            event = ev.Described(engine, await self._remembered(answer.description))
-        except (RequestFailed, ChildEnded) as failed:
-            event = ev.DescribeFailed(engine, failed.failure)
-        except CoschedulerError as error:
-            event = ev.DescribeFailed(engine, _failure(error))
-        except Exception as error:  # an engine that is never described would keep its jobs for ever
-            log.exception("describing %s failed", engine)
-            event = ev.DescribeFailed(engine, Failure("SUPERVISOR_ERROR", repr(error)))
-        self._post(event)
-
-    async def _remembered(self, description: EngineDescription) -> EngineDescription:
-        """The description with the context's bytes as an earlier start measured them."""
-        known = await self._book.get_measurement(description.engine, description.model, "context")
-        if known is not None:
-            description = replace(description, context_bytes=known)
-        self._descriptions[description.engine] = description
-        return description
+        self._post(await self._descriptions.ask(engine))
 
     async def _load(self, command: Load) -> ev.Event:
         started_ms = self._clock.now_ms()
@@ -257,16 +217,14 @@ class Supervisor:
         await talk.ask(msg.Start(), self._limits.start_ms_max)
         child.context_bytes = self._used(talk)
         child.is_started = True
-        model = self._descriptions[child.engine].model
-        await self._book.put_measurement(child.engine, model, "context", child.context_bytes)
+        await self._descriptions.remember_context(child.engine, child.context_bytes)
 
     async def _run(self, command: Run, job: Job) -> ev.Event:
         option = self._option(command) if command.option else None
         return await self._runs.run(self._there(command.engine), command, job, option)
 
     def _option(self, command: Load | Run | Resize) -> Option:
-        options = self._descriptions[command.engine].options
-        return next(option for option in options if option.name == command.option)
+        return self._descriptions.option(command.engine, command.option)
 
     def _tell_task(self, engine: EngineName, request: msg.Request) -> None:
         """Pause or resume what runs there; a task that has just ended ignores it."""
@@ -390,10 +348,6 @@ class Supervisor:
     def _post(self, event: ev.Event) -> None:
         if not self._closing:
             self._listener.post(event)
-
-
-def _failure(error: CoschedulerError) -> Failure:
-    return Failure(error.reason, error.message, tuple(error.numbers.items()))
 
 
 def _kept(engine: EngineName, held_bytes: int) -> Failure:

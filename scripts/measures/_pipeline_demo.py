@@ -23,7 +23,8 @@ from coscheduler.demo import models
 from coscheduler.engines.base import Engine, Task
 from coscheduler.engines.host import make_engine
 from coscheduler.runtime.api import JobRequest, StageRequest
-from coscheduler.runtime.daemon import Daemon, open_daemon
+from coscheduler.runtime.daemon import Daemon
+from coscheduler.runtime.opening import open_daemon
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDING = ROOT / "coscheduler" / "demo" / "meeting.flac"

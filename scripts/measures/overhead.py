@@ -19,7 +19,8 @@ from typing import Any
 from coscheduler.core.model import ENGINE_OF, StageKind
 from coscheduler.engines.host import make_engine
 from coscheduler.runtime.children import environment
-from coscheduler.runtime.daemon import Daemon, open_daemon
+from coscheduler.runtime.daemon import Daemon
+from coscheduler.runtime.opening import open_daemon
 from measures._pipeline_demo import request, run, settings_in, succeeded, upload
 from measures._ratios import ratio
 from measures._workers import Worker, ask, worker

@@ -30,7 +30,7 @@ from coscheduler.core.model import (
 )
 from coscheduler.planning.offer import Offered
 from coscheduler.planning.stages import offers_of
-from coscheduler.runtime.daemon import limits_of
+from coscheduler.runtime.opening import limits_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE_MS = 150  # the middle of what the simulator takes to unload

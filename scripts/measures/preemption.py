@@ -20,7 +20,8 @@ from coscheduler.config import Settings
 from coscheduler.core.model import EngineName, InputRef, Priority, StageKind
 from coscheduler.engines.host import make_engine
 from coscheduler.runtime.api import JobRequest, StageRequest
-from coscheduler.runtime.daemon import Daemon, open_daemon
+from coscheduler.runtime.daemon import Daemon
+from coscheduler.runtime.opening import open_daemon
 from measures._pipeline_demo import PARAMETERS, RATE_HZ, RECORDING, settings_in, upload
 
 ALLOWANCE_MS = 50

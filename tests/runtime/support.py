@@ -15,7 +15,8 @@ from coscheduler import config
 from coscheduler.config import Settings
 from coscheduler.core.model import InputRef, StageKind
 from coscheduler.runtime.api import Artifact, JobRequest, JobSnapshot, StageRequest
-from coscheduler.runtime.daemon import Daemon, open_daemon
+from coscheduler.runtime.daemon import Daemon
+from coscheduler.runtime.opening import open_daemon
 
 SEPARATE = StageRequest(StageKind.SEPARATE, {"prompt": "speech"})
 TRANSCRIBE = StageRequest(StageKind.TRANSCRIBE, {})

@@ -13,7 +13,8 @@ from coscheduler import chat
 from coscheduler.chat import ChatDone, ChatEvent, ChatParameters, ChatText, ChatWaiting
 from coscheduler.core.model import EngineName, JobState, Priority
 from coscheduler.errors import CoschedulerError, Unavailable
-from coscheduler.runtime.daemon import Daemon, open_daemon
+from coscheduler.runtime.daemon import Daemon
+from coscheduler.runtime.opening import open_daemon
 from tests.runtime.support import ANALYZE, final, request, run, running, settings, upload
 
 

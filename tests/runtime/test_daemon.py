@@ -13,7 +13,7 @@ from coscheduler.core.model import EngineName, InputRef, JobState, StageKind, St
 from coscheduler.errors import CoschedulerError, Exhausted, InvalidInput, NotFound, Refused
 from coscheduler.runtime import intake
 from coscheduler.runtime.api import JobRequest, JobSnapshot, StageRequest
-from coscheduler.runtime.daemon import open_daemon
+from coscheduler.runtime.opening import open_daemon
 from tests.runtime.support import (
     ANALYZE,
     SEPARATE,
