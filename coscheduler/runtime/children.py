@@ -227,17 +227,33 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def start_ticks(pid: int) -> int | None:
     """When a process started, in clock ticks since boot: with the pid it names it for good."""
+    stat = _stat(pid)
+    return int(stat[19]) if stat else None
+
+
+def is_gone(pid: int) -> bool:
+    """Whether nothing is left of the process but, perhaps, its entry: a zombie has given its memory
+    back once its last thread has ended.
+    """
+    stat = _stat(pid)
+    return not stat or (stat[0] in "ZX" and int(stat[17]) <= 1)
+
+
+def _stat(pid: int) -> list[str]:
+    """What /proc/PID/stat says from the state on, see proc(5); nothing without a process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    return int(text.rpartition(")")[2].split()[19])
+        return []
+    return text.rpartition(")")[2].split()
 
 
 def _wait_until_gone(pids: list[int]) -> None:
-    """Killed processes need a moment; nobody but init reaps them once the fork server is gone."""
+    """Killed processes need a moment. They may stay zombies for longer: once the fork server is
+    gone, only init reaps them, and some inits look once a second.
+    """
     deadline = time.monotonic() + GONE_SECONDS_MAX
-    while any(start_ticks(pid) is not None for pid in pids) and time.monotonic() < deadline:
+    while not all(map(is_gone, pids)) and time.monotonic() < deadline:
         time.sleep(0.005)
 
 

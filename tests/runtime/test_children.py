@@ -14,7 +14,7 @@ import pytest
 from coscheduler.core.model import EngineName
 from coscheduler.engines import messages as msg
 from coscheduler.errors import EngineFault
-from coscheduler.runtime.children import Children, end_leftovers, start_ticks
+from coscheduler.runtime.children import Children, end_leftovers, is_gone, start_ticks
 from tests.runtime.support import run, settings
 
 
@@ -134,3 +134,31 @@ def test_leftovers_are_known_by_pid_and_start(tmp_path: Path) -> None:
     assert end_leftovers([(sleeper.pid, ticks)]) == 1
     assert sleeper.wait() == -signal.SIGKILL
     assert start_ticks(sleeper.pid) is None
+
+
+def test_a_process_that_nobody_reaped_is_gone() -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as ended:
+        assert not is_gone(ended.pid)
+        ended.kill()
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert start_ticks(ended.pid) is not None, "its entry stays"
+        assert is_gone(ended.pid)
+    assert is_gone(ended.pid)
+
+
+def test_a_process_is_not_gone_before_its_last_thread() -> None:
+    code = """
+        import ctypes, platform, threading, time
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        print("ready", flush=True)
+        exit_number = 60 if platform.machine() == "x86_64" else 93
+        ctypes.CDLL(None).syscall(exit_number, 0)  # exit(2): of the first thread alone
+    """
+    command = [sys.executable, "-S", "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        stat = Path(f"/proc/{process.pid}/stat")
+        while ") Z" not in stat.read_text():
+            os.sched_yield()
+        assert not is_gone(process.pid)
+        process.kill()
