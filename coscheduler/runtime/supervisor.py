@@ -12,20 +12,8 @@ from typing import Any, Protocol
 
 from coscheduler.chat import Letter
 from coscheduler.config import MIB, Settings
+from coscheduler.core import commands as cmd
 from coscheduler.core import events as ev
-from coscheduler.core.commands import (
-    Cancel,
-    Command,
-    Describe,
-    Load,
-    Pause,
-    Preempt,
-    Resize,
-    Resume,
-    Run,
-    Stop,
-    Unload,
-)
 from coscheduler.core.model import EngineName, Failure, Job, Option, StageKind
 from coscheduler.core.refusals import failure_of
 from coscheduler.engines import messages as msg
@@ -101,7 +89,7 @@ class Supervisor:
 
     # ---- what may be asked -------------------------------------------------------------------
 
-    def obey(self, command: Command, job: Job | None) -> None:
+    def obey(self, command: cmd.Command, job: Job | None) -> None:
         """Carry a command out in the background. `job` is the one that Run names.
 
         A child may have died idle while the command was being decided: its death is already on the
@@ -110,24 +98,24 @@ class Supervisor:
         if command.engine in self._undelivered_deaths:
             return
         match command:
-            case Describe():
+            case cmd.Describe():
                 self._go(self._describe(command.engine))
-            case Load():
+            case cmd.Load():
                 self._go(self._guard(command.engine, self._load(command)))
-            case Run():
+            case cmd.Run():
                 assert job is not None
                 self._go(self._guard(command.engine, self._run(command, job)))
-            case Cancel() | Preempt():
+            case cmd.Cancel() | cmd.Preempt():
                 self._go(self._cancel(command.engine))
-            case Pause():
+            case cmd.Pause():
                 self._tell_task(command.engine, msg.PauseTask())
-            case Resume():
+            case cmd.Resume():
                 self._tell_task(command.engine, msg.ResumeTask())
-            case Resize():
+            case cmd.Resize():
                 self._go(self._resize(command))
-            case Unload():
+            case cmd.Unload():
                 self._go(self._guard(command.engine, self._unload(command.engine)))
-            case Stop():
+            case cmd.Stop():
                 self._go(self._guard(command.engine, self._stop(command.engine)))
 
     def write(self, engine: EngineName, letter: Letter) -> None:
@@ -196,7 +184,7 @@ class Supervisor:
     async def _describe(self, engine: EngineName) -> None:
         self._post(await self._descriptions.ask(engine))
 
-    async def _load(self, command: Load) -> ev.Event:
+    async def _load(self, command: cmd.Load) -> ev.Event:
         started_ms = self._clock.now_ms()
         talk = await self._process(command.engine)
         child = talk.child
@@ -219,11 +207,11 @@ class Supervisor:
         child.is_started = True
         await self._descriptions.remember_context(child.engine, child.context_bytes)
 
-    async def _run(self, command: Run, job: Job) -> ev.Event:
+    async def _run(self, command: cmd.Run, job: Job) -> ev.Event:
         option = self._option(command) if command.option else None
         return await self._runs.run(self._there(command.engine), command, job, option)
 
-    def _option(self, command: Load | Run | Resize) -> Option:
+    def _option(self, command: cmd.Load | cmd.Run | cmd.Resize) -> Option:
         return self._descriptions.option(command.engine, command.option)
 
     def _tell_task(self, engine: EngineName, request: msg.Request) -> None:
@@ -235,7 +223,7 @@ class Supervisor:
         if talk := self._live.get(engine):
             await talk.cancel(self._limits.cancel_ms_max)
 
-    async def _resize(self, command: Resize) -> None:
+    async def _resize(self, command: cmd.Resize) -> None:
         """Beside whatever else the engine does. A process that ends meanwhile is told of as ever,
         and that is the answer.
         """
