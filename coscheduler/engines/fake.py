@@ -3,9 +3,9 @@
 It really takes the memory that it predicts (anonymous pages, touched), so the ledger can be
 checked against the meter with it. The prompt of a separate stage scripts it: "crash" ends the
 process, "fail" raises, "slow" runs until it is cancelled, "hang" never ends a slice, "leak" keeps
-the layers when they are unloaded. In a conversation it says the last message again, word by word;
-behind the word "endless" it stays silent and goes on without end, behind "patient" until it is
-interrupted and asked again.
+the layers when they are unloaded, "large" takes more than predicted. In a conversation it says the
+last message again, word by word; behind the word "endless" it stays silent and goes on without end,
+behind "patient" until it is interrupted and asked again.
 """
 
 import json
@@ -94,7 +94,7 @@ class FakeEngine:
         """Five slices; the workspace lives while they run."""
         script = str(task.parameters.get("prompt", ""))
         self._is_leaking = script == "leak"
-        workspace = _touched(RUN_BYTES)
+        workspace = _touched(3 * RUN_BYTES if script == "large" else RUN_BYTES)
         try:
             done = 0
             while done < SLICE_COUNT or script == "slow":

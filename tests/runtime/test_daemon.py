@@ -75,6 +75,25 @@ def test_the_ledger_agrees_with_the_meter(tmp_path: Path) -> None:
     run(story())
 
 
+def test_what_a_run_took_above_its_prediction_is_known_to_the_next_daemon(tmp_path: Path) -> None:
+    async def peaks(prompt: str) -> tuple[int, int]:
+        async with running(settings(tmp_path)) as daemon:
+            source = await upload(daemon, recording())
+            job = (await daemon.create_job(request(prompt, source, scripted(prompt)))).job
+            (stage,) = (await final(daemon, job.name)).job.stages
+            return stage.predicted_peak_bytes, stage.measured_peak_bytes
+
+    async def story() -> None:
+        predicted, measured = await peaks("large")
+        assert measured > predicted + 16 * MIB
+        assert await peaks("speech") == (
+            pytest.approx(measured, abs=MIB),
+            pytest.approx(predicted, abs=8 * MIB),
+        )
+
+    run(story())
+
+
 def test_stages_of_three_jobs_overlap(tmp_path: Path) -> None:
     async def story() -> None:
         async with running(settings(tmp_path)) as daemon:
