@@ -198,7 +198,7 @@ def test_one_bad_recording_does_not_stop_the_others(
         (["--analyze", "poem"], "TEMPLATE_UNKNOWN"),
         (["--analyze", "summary", "--prompt", "why?"], "PARAMETER_INVALID"),
         (["--no-transcribe", "--analyze", "summary"], "TRANSCRIPT_NEEDED"),
-        (["--language", "english"], "PARAMETER_INVALID"),
+        (["--language", "en-GB"], "PARAMETER_INVALID"),
         (["--priority", "urgent"], "urgent"),
     ],
 )
