@@ -61,4 +61,5 @@ def _models(section: TranscriptionSettings) -> Models:
             checkpoint.read_whisper(folder),
             tuple(map(checkpoint.read_aligner, aligners)),
             checkpoint.diarizer_bytes(diarizer) if diarizer else 0,
+            checkpoint.is_small_diarizer(diarizer),
         )

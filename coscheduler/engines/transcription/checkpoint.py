@@ -19,6 +19,8 @@ from coscheduler.errors import EngineFault
 BINARY_VERSION_MAX = 6
 VARIABLES_MAX = 100_000
 NAME_BYTES_MAX = 512
+SMALL_DIARIZER = "coscheduler.engines.transcription.voices.VoiceClustering"
+CONFIG_BYTES_MAX = 64 * 1024
 HEADER_BYTES_MAX = 64 * 1024 * 1024
 _EMBEDDINGS, _PROJECTION = "decoder/embeddings/weight", "decoder/projection/weight"
 _ELEMENT_BYTES = (4, 1, 2, 4, 2, 2)  # float32 int8 int16 int32 float16 bfloat16
@@ -108,6 +110,15 @@ def diarizer_bytes(folder: Path) -> int:
     if not (folder / "config.yaml").is_file():
         raise missing(folder / "config.yaml")
     return sum(path.stat().st_size for path in weight_files(folder))
+
+
+def is_small_diarizer(folder: Path | None) -> bool:
+    """Is it the pipeline of this package, `voices.VoiceClustering`? Its config names the class."""
+    config = folder / "config.yaml" if folder else None
+    if config is None or not config.is_file():
+        return False
+    with config.open("rb") as file:
+        return SMALL_DIARIZER.encode() in file.read(CONFIG_BYTES_MAX)
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

@@ -198,6 +198,7 @@ class TranscriptionEngine:
             whisper=checkpoint.read_whisper(chosen.model),
             aligners=tuple(checkpoint.read_aligner(folder) for folder in chosen.aligners.values()),
             diarizer_bytes=checkpoint.diarizer_bytes(chosen.diarizer) if chosen.diarizer else 0,
+            has_small_diarizer=checkpoint.is_small_diarizer(chosen.diarizer),
         )
 
     def _option(self, models: Models, choice: Choice) -> Option:
@@ -246,6 +247,7 @@ class TranscriptionEngine:
             diarizer = self._component(source, Part.DIARIZER, models.diarizer_bytes)
         return Loaded(
             pipeline,
+            models.whisper,
             whisper.is_multilingual,
             loaded_whisper,
             aligners,

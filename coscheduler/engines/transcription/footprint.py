@@ -41,6 +41,7 @@ HEAP_BYTES = 1 * MIB  # what is too small for mappings of its own, and kernels f
 # Tensors of the size of the first convolution's output, alive at once, in halves.
 ALIGNER_HALVES, ALIGNER_HALVES_WITH_LAYER_NORMS = 5, 7
 DIARIZER_WORKSPACE_BYTES = {"cpu": 144 * MIB, "cuda": 768 * MIB}  # of speakers.BATCH_SIZE
+SMALL_DIARIZER_WORKSPACE_BYTES = 32 * MIB
 # Its clustering compares all pairs of stretches, 3 a second at most. This is its share up to an
 # hour; after that it grows faster than the recording.
 DIARIZER_BYTES_PER_SECOND = 128 * 1024
@@ -57,6 +58,7 @@ class Models:
     whisper: WhisperModel
     aligners: tuple[AlignerModel, ...]
     diarizer_bytes: int  # 0 without one
+    has_small_diarizer: bool = False  # `voices.VoiceClustering`, which has no network
 
     @property
     def parts(self) -> frozenset[Part]:
@@ -154,7 +156,7 @@ def run_lines(
         if not placement.holds(Part.ALIGNERS):
             lines.append(RunLine(Line.ALIGNER, aligner.parameter_bytes, phase=_words(aligner)))
     if models.diarizer_bytes:
-        lines += _speakers_phase(place)
+        lines += _speakers_phase(place, models.has_small_diarizer)
         if not placement.holds(Part.DIARIZER):
             lines.append(RunLine(Line.DIARIZER, models.diarizer_bytes, phase="speakers"))
     if not placement.holds(Part.WHISPER):  # it is parked after it was loaded
@@ -193,7 +195,7 @@ def _text_phase(
 ) -> list[RunLine]:
     cache = cache_bytes(model, compute_type, beam_size)
     encoder = encoder_bytes(model, compute_type) - cache  # the cache is filled when it is done
-    decoder = 4 * model.audio_position_count * model.hidden_dim * activation_bytes(compute_type)
+    decoder = _decoder_bytes(model, compute_type)
     spectra = 2 * 4 * model.mel_count * 2 * model.audio_position_count  # float32, and a copy
     return [
         _per_window(Line.KV_CACHE, 0, cache, batch_size),
@@ -237,12 +239,17 @@ def _words(aligner: AlignerModel) -> str:
     return f"words/{aligner.name}"
 
 
-def _speakers_phase(place: Place) -> list[RunLine]:
-    workspace = DIARIZER_WORKSPACE_BYTES[place.device] + place.heap_bytes
+def _speakers_phase(place: Place, is_small: bool) -> list[RunLine]:
+    workspace = DIARIZER_WORKSPACE_BYTES[place.device]
+    if is_small:  # it computes on the host
+        workspace = SMALL_DIARIZER_WORKSPACE_BYTES if place.device == "cpu" else 0
     per_second = DIARIZER_BYTES_PER_SECOND if place.device == "cpu" else 0
     return [
-        RunLine(Line.WORKSPACE, workspace, per_second, place.seconds_max, phase="speakers"),
-    ]
+        RunLine(
+            Line.WORKSPACE, workspace + place.heap_bytes, per_second, place.seconds_max,
+            phase="speakers",
+        )
+    ]  # fmt: skip
 
 
 def encoder_bytes(model: WhisperModel, compute_type: str) -> int:
@@ -256,8 +263,29 @@ def stream_bytes(model: WhisperModel, compute_type: str) -> int:
     return activation_bytes(compute_type) * 7 * model.audio_position_count * model.hidden_dim
 
 
-def cache_bytes(model: WhisperModel, compute_type: str, beam_size: int) -> int:
-    """Keys and values of the decoder for one window, at the greatest length of text."""
-    columns = model.audio_position_count + beam_size * TEXT_TOKENS_MAX
+def cache_bytes(
+    model: WhisperModel, compute_type: str, beam_size: int, token_count: int = TEXT_TOKENS_MAX
+) -> int:
+    """Keys and values of the decoder for one window, when so many tokens stand in each beam."""
+    columns = model.audio_position_count + beam_size * token_count
     per_column = 2 * model.decoder_layer_count * model.hidden_dim
     return columns * per_column * activation_bytes(compute_type)
+
+
+def prompted_count(
+    model: WhisperModel, compute_type: str, beam_size: int, window_count: int
+) -> int:
+    """How many windows with a prompt take no more than `window_count` without one; at least 1.
+
+    A prompt and hotwords stand in the cache of every beam: with the text up to all the positions.
+    """
+    encoder, decoder = encoder_bytes(model, compute_type), _decoder_bytes(model, compute_type)
+    plain, prompted = (
+        max(encoder, decoder + cache_bytes(model, compute_type, beam_size, token_count))
+        for token_count in (TEXT_TOKENS_MAX, 2 * TEXT_TOKENS_MAX)
+    )
+    return max(1, window_count * plain // prompted)
+
+
+def _decoder_bytes(model: WhisperModel, compute_type: str) -> int:
+    return 4 * model.audio_position_count * model.hidden_dim * activation_bytes(compute_type)

@@ -25,6 +25,7 @@ from coscheduler.engines.transcription import (
     writers,
 )
 from coscheduler.engines.transcription.ahead import Ahead
+from coscheduler.engines.transcription.checkpoint import WhisperModel
 from coscheduler.engines.transcription.components import Component
 from coscheduler.engines.transcription.kept import Kept, Progress
 from coscheduler.engines.transcription.libraries import module, reusing
@@ -55,6 +56,7 @@ class Loaded:
     """The models of a loaded option, and what the config says of their use."""
 
     pipeline: Any  # whisperx.asr.FasterWhisperPipeline
+    sizes: WhisperModel
     is_multilingual: bool
     whisper: Component[Any]  # ctranslate2.models.Whisper, which the pipeline calls
     aligners: Mapping[str, Component[words.Aligner]]  # by language
@@ -207,6 +209,9 @@ class Transcription:
         """Text of every chunk, as WhisperX's segments; those of `progress` are there already."""
         tokens = decoding.tokenizer(self._loaded.pipeline.model, progress.language, self._wanted)
         batch_size = footprint.window_count(self._task.duration_ms, self._loaded.batch_size)
+        if self._wanted.initial_prompt or self._wanted.hotwords:
+            kind, beam_size = self._loaded.compute_type, self._loaded.settings.beam_size
+            batch_size = footprint.prompted_count(self._loaded.sizes, kind, beam_size, batch_size)
         batch_size = min(batch_size, self._wanted.batch_size_max or batch_size)
         chunks, segments = progress.chunks, list(progress.segments)
         for first in range(len(segments), len(chunks), batch_size):

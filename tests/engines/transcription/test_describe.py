@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import pytest
 
-from coscheduler import config
+from coscheduler import config, demo
 from coscheduler.config import DeviceSettings, Settings
 from coscheduler.core.model import Line, Option, RunLine, total_bytes
-from coscheduler.engines.transcription import footprint, offer
+from coscheduler.engines.transcription import checkpoint, footprint, offer
 from coscheduler.engines.transcription.checkpoint import AlignerModel, WhisperModel
 from coscheduler.engines.transcription.engine import TranscriptionEngine
 from coscheduler.engines.transcription.offer import Choice
@@ -158,6 +158,30 @@ def test_what_is_held_is_resident_and_what_is_not_is_a_line_of_its_phase() -> No
     assert none.host_bytes == whisper + 393 * MIB and held.host_bytes == 0
     assert none.run_ms_fixed > held.run_ms_fixed == 0
     assert none.name == "float32, batch 1, parked"
+
+
+def test_windows_with_a_prompt_are_fewer_where_the_cache_counts() -> None:
+    def windows(model: WhisperModel, kind: str) -> list[int]:
+        return [footprint.prompted_count(model, kind, 5, count) for count in (1, 2, 4, 8)]
+
+    assert windows(LARGE, "float16") == [1, 1, 2, 5]
+    assert windows(BASE, "float32") == [1, 1, 3, 7]
+    longest = footprint.cache_bytes(LARGE, "float16", 5, 448)
+    assert longest - footprint.cache_bytes(LARGE, "float16", 5) == 5 * 224 * 2 * 32 * 1280 * 2
+    tiny = replace(BASE, hidden_dim=384, head_count=6, decoder_layer_count=4)
+    assert windows(tiny, "float32") == [1, 2, 4, 8], "its encoder takes more"
+
+
+def test_the_small_diarizer_is_known_by_its_config_and_takes_less(tmp_path: Path) -> None:
+    shipped = Path(demo.__file__).parent / "trained" / "diarizer-demo"
+    assert checkpoint.is_small_diarizer(shipped)
+    assert not checkpoint.is_small_diarizer(tmp_path) and not checkpoint.is_small_diarizer(None)
+    small, other = (
+        placed(footprint.Models(BASE, (), MIB, is_small), "cpu").run[-1].at(60_000).bytes
+        for is_small in (True, False)
+    )
+    # Measured: 33 to 37 MiB for a minute.
+    assert small == pytest.approx(37 * MIB, abs=8 * MIB) and other > small + 100 * MIB
 
 
 def test_a_run_brings_one_of_the_aligners_and_holding_takes_all_of_them() -> None:
