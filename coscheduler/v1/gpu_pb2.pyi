@@ -331,7 +331,9 @@ class LedgerLine(_message.Message):
     engine: Global___Engine.ValueType
     """Who holds it."""
     line: _builtins.str
-    """What for: "context", "weights", "slots", "kv_cache", "hidden_state", "workspace", "slack"."""
+    """What for: "survey", "context", "weights", "aligner", "diarizer", "slots", "kv_cache",
+    "hidden_state", "workspace", "slack".
+    """
     held_bytes: _builtins.int
     """How much."""
     state: Global___LedgerLine.State.ValueType

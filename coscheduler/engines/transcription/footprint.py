@@ -27,6 +27,7 @@ WINDOW_SECONDS = 30
 SAMPLE_RATE_HZ = 16_000
 TEXT_TOKENS_MAX = 224  # half of the text positions: the other half is kept for a prompt
 
+PLACED_BYTES_MIN = 64 * 1024
 VAD_WEIGHT_BYTES = 6 * MIB  # of the model that whisperx brings
 VAD_WORKSPACE_BYTES = {"cpu": 30 * MIB, "cuda": 180 * MIB}  # for one batch of its windows
 VAD_BYTES_PER_SECOND = 4 * 1024  # scores, and the frame times of the thresholding
@@ -62,9 +63,9 @@ class Models:
 
     @property
     def parts(self) -> frozenset[Part]:
-        """What there is to be placed."""
-        there = {Part.ALIGNERS: self.aligners, Part.DIARIZER: self.diarizer_bytes}
-        return frozenset(part for part in Part if there.get(part, True))
+        """What is worth being placed: the rest always stays."""
+        sizes = {part: part_bytes(self, part, "int8") for part in Part}
+        return frozenset(part for part, size in sizes.items() if size >= PLACED_BYTES_MIN)
 
 
 def compute_types(settings: Settings, transcription: TranscriptionSettings) -> tuple[str, ...]:

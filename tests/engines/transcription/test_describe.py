@@ -160,6 +160,15 @@ def test_what_is_held_is_resident_and_what_is_not_is_a_line_of_its_phase() -> No
     assert none.name == "float32, batch 1, parked"
 
 
+def test_a_part_of_a_few_bytes_always_stays() -> None:
+    tiny = footprint.Models(BASE, (WAV2VEC2_BASE,), 1572)
+    assert tiny.parts == {Part.WHISPER, Part.ALIGNERS}
+    assert replace(tiny, aligners=(), diarizer_bytes=33 * MIB).parts == {
+        Part.WHISPER,
+        Part.DIARIZER,
+    }
+
+
 def test_windows_with_a_prompt_are_fewer_where_the_cache_counts() -> None:
     def windows(model: WhisperModel, kind: str) -> list[int]:
         return [footprint.prompted_count(model, kind, 5, count) for count in (1, 2, 4, 8)]
