@@ -138,25 +138,31 @@ class Decider:
         request = planner.Request((run_only,), duration_ms, 0, needs_process=False)
         moved = self._make_room(turn, request, option.quality_tier, wait)
         if moved is None and turn.spare_bytes is None:
-            moved = self._smaller_self(turn, state, wait)
+            moved = self._become_other(turn, state, option, wait)
         return moved or self._explained(turn, wait)
 
-    def _smaller_self(self, turn: Turn, state: EngineState, wait: Wait) -> Wait | None:
-        """Would another option of the same tier fit into what is free plus what this one holds?"""
+    def _become_other(
+        self, turn: Turn, state: EngineState, option: Option, wait: Wait
+    ) -> Wait | None:
+        """Would another option of the same tier fit into what is free plus what this one holds? Or
+        would this one not fit even alone? Then the engine goes, and comes as what does.
+        """
         assert state.option is not None
         own = self._ledger.free_bytes + self._ledger.bytes_of(state.name, Part.RESIDENT)
         slack = self._ledger.bytes_of(state.name, Part.SLACK)
         duration_ms = turn.stage.duration_ms
-        for option in state.kin():
-            if option.name != state.option.name and option.peak_bytes(duration_ms) <= own:
-                return replace(wait, resize=((state.name, option.name),))
+        for other in state.kin():
+            if other.name != state.option.name and other.peak_bytes(duration_ms) <= own:
+                return replace(wait, resize=((state.name, other.name),))
         others = (
-            option.peak_bytes(duration_ms) <= own + slack
-            for option in state.options()
-            if option.quality_tier == state.option.quality_tier
-            if option.name != state.option.name
+            other.peak_bytes(duration_ms) <= own + slack
+            for other in state.options()
+            if other.quality_tier == state.option.quality_tier
+            if other.name != state.option.name
         )
-        return replace(wait, unload=(state.name,)) if any(others) else None
+        capacity, context_bytes = self._ledger.capacity_bytes, state.context_bytes
+        fits = planner.fits_alone(option, duration_ms, context_bytes, capacity)
+        return replace(wait, unload=(state.name,)) if not fits or any(others) else None
 
     def _load_or_make_room(self, turn: Turn, state: EngineState, tier: int) -> Intent:
         is_new, context_bytes = state.is_stopped, state.context_to_come_bytes

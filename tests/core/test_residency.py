@@ -254,6 +254,36 @@ def test_an_engine_stays_for_its_own_run_when_what_is_on_its_way_back_will_do() 
     assert story.on(ev.Stopped(T)) == [Run(S, "jobs/3", 0)]
 
 
+def test_an_engine_whose_option_does_not_even_fit_alone_goes_though_others_must_too() -> None:
+    grows = RunLine(Line.WORKSPACE, 10, bytes_per_second=1, seconds_max=60)
+    wide = replace(option("wide", 10), run=(grows,))
+    story = Story(75, transcription=option("t", 13, run=1))
+    story.on(ev.Described(S, description(S, wide, option("lean", 40))))
+    assert story.submit(job("jobs/short")) == [Load(S, "wide", "jobs/short")]
+    story.loaded(S, resident=10)
+    story.done(S, "jobs/short")
+    story.submit(job("jobs/other", TRANSCRIBE))
+    story.loaded(T, resident=13)
+    story.done(T, "jobs/other")
+    long = job("jobs/long")
+    long = replace(long, stages=(replace(long.stages[0], duration_ms=60_000),))
+    assert story.submit(long) == [Unload(S)], "as it is, 90 would be needed"
+    assert story.on(ev.Unloaded(S)) == [Stop(T)]
+    assert story.on(ev.Stopped(T)) == [Load(S, "lean", "jobs/long")]
+
+
+def test_an_engine_comes_again_as_less_beside_one_that_stays() -> None:
+    story = Story(225, transcription=option("t", run=5))
+    story.on(ev.Described(S, description(S, option("big"), option("small", 60, speed=20))))
+    story.submit(job("jobs/1"), job("jobs/2", TRANSCRIBE))
+    for engine, name in ((S, "jobs/1"), (T, "jobs/2")):
+        story.loaded(engine)
+        story.done(engine, name)
+    story.on(ev.PinRequested(T, True))
+    assert story.submit(job("jobs/3")) == [Unload(S)], "20 are needed, 5 are free"
+    assert story.on(ev.Unloaded(S)) == [Load(S, "small", "jobs/3")]
+
+
 def test_an_engine_stays_for_its_own_run_while_a_lower_class_is_being_stopped_for_it() -> None:
     story = Story(250)
     story.on(ev.Described(S, description(S, option("big"), option("small", 60, speed=20))))
