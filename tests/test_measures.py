@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from coscheduler.chat import ChatDone
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 ratio = importlib.import_module("measures._ratios").ratio  # below scripts/, not installed
+length = importlib.import_module("measures.length")
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:
@@ -64,3 +66,14 @@ def test_a_promise_of_time_is_of_the_99th_of_a_hundred_without_the_load() -> Non
     broken = preemption.summary([*tries, answered(291, 0), answered(9_000, 0)], 240, 0, 1)
     assert not broken["is_kept"]
     assert "promised 290 (240 of them the slice)" in preemption.told(broken)
+
+
+def test_clips_lie_within_the_recording_and_their_words_are_compared_by_their_own_time() -> None:
+    starts = length.clip_starts(600, 60.0, 3)
+    assert starts[0] >= 0 and starts[-1] + 60 < 600
+    assert all(later - earlier > 60 for earlier, later in pairwise(starts))
+    heard = [(0, "so", 1.0), (0, "far", 2.0), (1, "so", 1.05), (1, "far", 2.5), (2, "bar", 1.0)]
+    words = [{"word": word, "start": starts[clip] + at} for clip, word, at in heard]
+    found = length.compared([*words, {"word": "um", "start": 100.0}], starts, 60.0)
+    assert found["clips_with_the_same_words"] == 2 and found["words_in_a_clip"] == 2
+    assert (found["close_words"], found["compared_words"], found["words_elsewhere"]) == (1, 2, 1)
