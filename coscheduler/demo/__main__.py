@@ -88,7 +88,7 @@ def run(client: Client, view: Watching, path: Path, folder: Path) -> RunResult:
 
 def _request(recording: str, title: str) -> JobRequest:
     """Separate, transcribe, analyze. The transcript is made of the recording itself: the small
-    recogniser was trained on noise, and not on what a separator leaves of speech.
+    recogniser hears it as well as what a separator leaves of speech.
     """
     source = InputRef(artifact=recording)
     return JobRequest(

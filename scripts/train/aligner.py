@@ -121,7 +121,7 @@ def losses(net: nn.Module, data: Batch) -> dict[str, Tensor]:
     weights = torch.ones(logits.shape[-1], device=logits.device)
     weights[_BLANK] = _BLANK_WEIGHT
     frame = functional.cross_entropy(logits.flatten(0, 1), data.frames.flatten(), weights)
-    lengths = torch.full((len(logits),), logits.shape[1])
+    lengths = torch.full((len(logits),), logits.shape[1], device=logits.device)
     ctc = functional.ctc_loss(
         logits.log_softmax(-1).transpose(0, 1),
         data.tokens,

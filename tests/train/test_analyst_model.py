@@ -1,19 +1,16 @@
 """The shipped language model, run by the engine with its templates, on meetings it never read."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from coscheduler import demo
 from coscheduler.engines.analysis.engine import AnalysisEngine
 from tests.train import on_path
 
 with on_path():
-    from train import analyst_scores
+    from train import analyst_scores, options
 
-MODEL = Path(demo.__file__).parent / "trained" / "llm-demo" / "analyst-q8_0.gguf"
-MEETINGS = 12
+ITEMS_MARGIN_PERCENT = 6.0  # five of the tasks in twelve meetings, on another processor
 TALK = (
     ("SPEAKER_00", "Today we talk about marketing and security."),
     ("SPEAKER_01", "I will send the manual by Tuesday."),
@@ -24,7 +21,7 @@ TALK = (
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[AnalysisEngine]:
-    with analyst_scores.opened(MODEL, threads=1) as opened:
+    with analyst_scores.opened(options.ANALYST, threads=1) as opened:
         yield opened
 
 
@@ -32,10 +29,20 @@ def engine() -> Iterator[AnalysisEngine]:
 def test_tasks_of_meetings_that_it_never_read(
     engine: AnalysisEngine, kind: str, least: float
 ) -> None:
-    found = analyst_scores.scores(engine, analyst_scores.meetings(MEETINGS, kind)).percent()
+    found = analyst_scores.scores(engine, analyst_scores.meetings(options.MEETINGS, kind)).percent()
     assert found["valid"] == 100
     assert min(found["owner"], found["task"], found["due"]) >= least, found
     assert found["precision"] >= least - 5, found
+    if kind == "known":
+        wanted = options.committed()["analysis"]["f16"]["items"]
+        assert found["items"] >= wanted - ITEMS_MARGIN_PERCENT
+
+
+def test_a_coarser_cache_gives_up_no_more_than_it_did() -> None:
+    wanted = options.committed()["analysis"]["q8_0"]
+    found = options.analysis(("q8_0",))["q8_0"]
+    assert found["valid"] == 100
+    assert found["items"] >= wanted["items"] - ITEMS_MARGIN_PERCENT
 
 
 def test_a_meeting_in_its_own_words(engine: AnalysisEngine) -> None:
