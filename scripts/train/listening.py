@@ -26,11 +26,14 @@ CHUNK_MS = 6_000
 
 @dataclass(frozen=True)
 class Written:
-    """A transcript: its text, its words with their times, and who said them where it is known."""
+    """A transcript: its text, its words with their times, who said them where it is known; and as
+    the engine writes it.
+    """
 
     text: str
     words: tuple[Word, ...]
     labels: tuple[Label, ...]
+    transcript: dict[str, Any]
 
 
 @contextmanager
@@ -79,13 +82,15 @@ def transcribe(
 
 def read(path: Path) -> Written:
     """A transcript.json."""
-    segments = json.loads(path.read_text(encoding="utf-8"))["segments"]
+    transcript = json.loads(path.read_text(encoding="utf-8"))
+    segments = transcript["segments"]
     entries = [word for segment in segments for word in segment.get("words", ())]
     timed = [entry for entry in entries if "start" in entry and "end" in entry]
     return Written(
         " ".join(segment["text"].strip() for segment in segments),
         tuple(Word(entry["word"], entry["start"], entry["end"]) for entry in timed),
         tuple(label for segment in segments for label in _labels(segment)),
+        transcript,
     )
 
 
