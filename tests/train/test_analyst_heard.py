@@ -1,6 +1,9 @@
 """What the language model found is counted item by item."""
 
-from train.analyst_heard import Found
+from tests.train import on_path
+
+with on_path():
+    from train.analyst_heard import Found
 
 WANTED = [("anna", "send the report", "monday"), ("speaker_00", "call the bank", "")]
 
