@@ -1,9 +1,10 @@
 """The transcription engine against bare whisperx and bare faster-whisper, in turns.
 
 The same model, threads, batch size and recording in a process each. Word times are left out: bare
-faster-whisper has no aligner. Whisper has random weights unless --model names a folder: times
-depend on its shape and on the length of its text alone. Also: the memory that is predicted for the
-shapes of tiny, base and small beside the peak of a run.
+faster-whisper has no aligner. Speech is found by pyannote beside whisperx, and by Silero beside
+faster-whisper, as each of them does by itself. Whisper has random weights unless --model names a
+folder: times depend on its shape and on the length of its text alone. Also: the memory that is
+predicted for the shapes of tiny, base and small beside the peak of a run.
 """
 
 import argparse
@@ -36,7 +37,9 @@ SHAPES = {
     "base": tiny_whisper.Shape(512, 2048, 8, 6, 6),
     "small": tiny_whisper.Shape(768, 3072, 12, 12, 12),
 }
-WAYS = ("ours", "whisperx", "faster-whisper")
+OURS, OURS_BY_SILERO = "ours", "ours by Silero"
+BESIDE = {"whisperx": OURS, "faster-whisper": OURS_BY_SILERO}
+WAYS = (OURS, OURS_BY_SILERO, *BESIDE)
 
 
 def main(arguments: list[str]) -> int:
@@ -72,11 +75,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-# -- three ways, in turns
+# -- the ways, in turns
 
 
 def speed(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Rounds of the three workers, beginning with another one each time."""
+    """Rounds of the workers, beginning with another one each time."""
     if chosen.model is None:
         chosen.model = folder / "model"
         tiny_whisper.write(chosen.model, shape=SHAPES[chosen.shape])
@@ -99,8 +102,8 @@ def speed(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
             for way in WAYS
         },
         "ratios": {
-            way: {name: vars(ratio(taken["ours"][name], taken[way][name])) for name in fields}
-            for way in WAYS[1:]
+            way: {name: vars(ratio(taken[own][name], taken[way][name])) for name in fields}
+            for way, own in BESIDE.items()
         },
     }
 
@@ -121,8 +124,8 @@ def serve(chosen: argparse.Namespace) -> None:
     if chosen.worker == "memory":
         print(json.dumps(peaks(chosen)), file=answers, flush=True)
         return
-    run = {"ours": ours, "whisperx": whisperx, "faster-whisper": faster_whisper}[chosen.worker]
-    once = run(chosen)
+    makers = (ours, ours_by_silero, whisperx, faster_whisper)
+    once = dict(zip(WAYS, makers, strict=True))[chosen.worker](chosen)
     for _ in sys.stdin:
         start, cpu_start = time.perf_counter(), time.process_time()
         once()
@@ -133,15 +136,20 @@ def serve(chosen: argparse.Namespace) -> None:
         print(json.dumps(row), file=answers, flush=True)
 
 
-def ours(chosen: argparse.Namespace) -> Callable[[], None]:
+def ours(chosen: argparse.Namespace, vad_method: str = "pyannote") -> Callable[[], None]:
     """The engine, from the file to the files."""
     engine = started(chosen, "float32")
     engine.load(engine.describe().options[0], lambda done, total: None)
 
     def once() -> None:
-        transcribe(engine, chosen.audio)
+        transcribe(engine, chosen.audio, vad_method)
 
     return once
+
+
+def ours_by_silero(chosen: argparse.Namespace) -> Callable[[], None]:
+    """The engine with the other speech detection."""
+    return ours(chosen, "silero")
 
 
 def whisperx(chosen: argparse.Namespace) -> Callable[[], None]:
@@ -198,11 +206,11 @@ def started(chosen: argparse.Namespace, compute_type: str) -> TranscriptionEngin
     return engine
 
 
-def transcribe(engine: TranscriptionEngine, recording: Path) -> None:
+def transcribe(engine: TranscriptionEngine, recording: Path, vad_method: str = "pyannote") -> None:
     """One recording, without word times."""
     duration_ms = audio.probe(recording, 0, 12 * 3_600_000).duration_ms
     with tempfile.TemporaryDirectory() as folder:
-        parameters = {"align": False, "diarize": False}
+        parameters = {"align": False, "diarize": False, "vad_method": vad_method}
         kind = StageKind.TRANSCRIBE
         task = Task("jobs/m", kind, parameters, recording, Path(folder), duration_ms)
         for _ in engine.slices(task):
@@ -252,7 +260,7 @@ def show_speed(found: dict[str, Any]) -> None:
         line = f"{way}: {medians['wall_s']:.2f} s ({rate:.1f} x real time), "
         line += f"{medians['cpu_s']:.2f} s of the processor"
         for name, value in found["ratios"].get(way, {}).items():
-            line += f"; ours / {way}, {name}: {Ratio(**value)}"
+            line += f"; {BESIDE[way]} / {way}, {name}: {Ratio(**value)}"
         print(line)
 
 

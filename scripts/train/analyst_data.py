@@ -22,6 +22,7 @@ ASKED = {
 }
 ANSWER, BOS, END = "<|answer|>", "<|bos|>", "<|end|>"
 INVENTED_SHARE, NOISE_SHARE = 0.3, 0.2
+MISHEARD_RATE = 0.06  # of the words of tasks, dates and things in such a meeting
 CITES_MAX, TOPICS_MAX, DECISIONS_MAX, POINTS_MAX = 3, 3, 2, 5
 _DECIDED = re.compile(r"We decided to (?P<what>.+?)\.?$")
 _POINTS = ("found a problem", "next meeting is", "meet again on", "The price went", "Our goal is")
@@ -89,13 +90,19 @@ def document(
 
 
 def meeting(
-    rng: np.random.Generator, split: Split, line_count: int, is_invented: bool
+    rng: np.random.Generator,
+    split: Split,
+    line_count: int,
+    is_invented: bool,
+    noise_share: float = NOISE_SHARE,
 ) -> list[Line]:
-    """The lines; speakers are labels, names, or not told apart."""
+    """The lines; speakers are labels, names, or not told apart. So many of all meetings have
+    misheard words.
+    """
     speakers = _speakers(rng, split if is_invented else None)
     other_words = _other_words(rng, split) if is_invented else {}
     first = int(rng.integers(300)) if rng.random() < 0.2 else 0
-    noise = 0.06 if rng.random() < NOISE_SHARE else 0.0
+    noise = MISHEARD_RATE if rng.random() < noise_share else 0.0
     is_plain = rng.random() < 0.1
     return [
         _line(

@@ -25,6 +25,7 @@ from train.analyst_data import Action, Line
 
 SEED = 90_001  # of held-out meetings; training draws from small seeds
 LINES_MIN, LINES_MAX = 4, 24
+KINDS = ("known", "invented", "misheard")
 
 
 @dataclass
@@ -75,8 +76,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     with opened(options.model, options.kv_type, options.threads) as engine:
         found = {
-            kind: scores(engine, meetings(options.documents, kind)).percent()
-            for kind in ("known", "invented")
+            kind: scores(engine, meetings(options.documents, kind)).percent() for kind in KINDS
         }
     print(json.dumps(found, indent=2) if options.json else _table(found))
     return 0
@@ -111,12 +111,15 @@ def opened(model: Path, kv_type: str = "f16", threads: int = 2) -> Iterator[Anal
 
 
 def meetings(count: int, kind: str) -> list[list[Line]]:
-    """Held-out meetings; `kind` "invented" has words in them that no text has."""
-    rng = np.random.default_rng([SEED, kind == "invented"])
+    """Held-out meetings; "invented" ones have words in them that no text has, in "misheard" ones
+    some words have been taken for others.
+    """
+    rng = np.random.default_rng([SEED, KINDS.index(kind)])
+    noise = float(kind == "misheard")
     found: list[list[Line]] = []
     while len(found) < count:
         length = int(rng.integers(LINES_MIN, LINES_MAX + 1))
-        found.append(analyst_data.meeting(rng, "test", length, kind == "invented"))
+        found.append(analyst_data.meeting(rng, "test", length, kind == "invented", noise))
     return found
 
 

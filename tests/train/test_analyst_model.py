@@ -25,7 +25,7 @@ def engine() -> Iterator[AnalysisEngine]:
         yield opened
 
 
-@pytest.mark.parametrize(("kind", "least"), [("known", 85.0), ("invented", 70.0)])
+@pytest.mark.parametrize(("kind", "least"), [("known", 90.0), ("invented", 85.0)])
 def test_tasks_of_meetings_that_it_never_read(
     engine: AnalysisEngine, kind: str, least: float
 ) -> None:
