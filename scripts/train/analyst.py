@@ -35,7 +35,10 @@ def main(arguments: list[str]) -> int:
     folder = options.work / "analyst"
     tokenizer = tokenizer_in(folder, options.seed)
     model = Analyst(Shape(tokenizer.get_vocab_size())).to(options.device)
-    recipe = training.Recipe(options.minutes, 2e-3, 0.02, (0.9, 0.98), options.seed)
+    on_processor = options.device == "cpu"
+    recipe = training.Recipe(
+        options.minutes, 2e-3, 0.02, (0.9, 0.98), options.seed, processor_time=on_processor
+    )
     training.fit(model, Losses(model, tokenizer, options.device), recipe, folder / "last.pt")
     if options.export:
         analyst_file.write(options.export, model, tokenizer)
