@@ -291,6 +291,13 @@ class _Statement:
     numbers: tuple[tuple[str, Span], ...]
 
 
+def summary_of(lines: Sequence[Line]) -> list[str]:
+    """The statements of the right summary."""
+    writer = _Writer()
+    _write_summary(writer, lines, {line.number: 0 for line in lines})
+    return [statement["text"] for statement in json.loads(writer.text)["summary"]]
+
+
 def _write_summary(writer: _Writer, lines: Sequence[Line], starts: dict[int, int]) -> None:
     sentences_said = [
         *_topics(lines, starts),

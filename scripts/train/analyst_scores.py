@@ -75,11 +75,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     with opened(options.model, options.kv_type, options.threads) as engine:
-        found = {
-            kind: scores(engine, meetings(options.documents, kind)).percent() for kind in KINDS
-        }
+        found = {kind: _measured(engine, meetings(options.documents, kind)) for kind in KINDS}
     print(json.dumps(found, indent=2) if options.json else _table(found))
     return 0
+
+
+def _measured(engine: AnalysisEngine, held_out: Sequence[Sequence[Line]]) -> dict[str, float]:
+    summary = statements(engine, held_out)
+    return {**scores(engine, held_out).percent(), "summary": summary}
 
 
 def _table(found: dict[str, dict[str, float]]) -> str:
@@ -127,14 +130,30 @@ def scores(engine: AnalysisEngine, held_out: Sequence[Sequence[Line]]) -> Scores
     """The engine's answers to the `actions` template against what was said."""
     total = Scores()
     for lines in track(held_out, "meetings", transient=True, console=None):
-        segments = [
-            {"text": line.text, "speaker": line.speaker, "start": index, "end": index + 1}
-            for index, line in enumerate(lines)
-        ]
-        answer = ask(engine, "actions", {"segments": segments, "language": "en"})
+        answer = ask(engine, "actions", _transcript(lines))
         wanted = analyst_data.actions_of(lines, {line.number: 0 for line in lines})
         _count(total, answer, [_by_place(action, lines) for action in wanted])
     return total
+
+
+def statements(engine: AnalysisEngine, held_out: Sequence[Sequence[Line]]) -> float:
+    """Percent of the right summaries' statements that the answers to `summary` have."""
+    right = expected = 0
+    for lines in track(held_out, "summaries", transient=True, console=None):
+        answer = ask(engine, "summary", _transcript(lines)) or {"summary": []}
+        found = [statement["text"] for statement in answer["summary"]]
+        wanted = analyst_data.summary_of(lines)
+        right += sum(text in found for text in wanted)
+        expected += len(wanted)
+    return round(100 * right / expected, 1)
+
+
+def _transcript(lines: Sequence[Line]) -> dict[str, Any]:
+    segments = [
+        {"text": line.text, "speaker": line.speaker, "start": index, "end": index + 1}
+        for index, line in enumerate(lines)
+    ]
+    return {"segments": segments, "language": "en"}
 
 
 def _by_place(action: Action, lines: Sequence[Line]) -> tuple[str, str, str, int]:
